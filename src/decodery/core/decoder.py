@@ -1,0 +1,75 @@
+"""Decoders: coroutines that say which nodes they want grown, get them, and decide.
+
+A decoder never touches a model. It is given a `Task`, yields requests (`core/requests.py`), and
+returns completions. That is all the runner needs to batch any decoders together.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from decodery.core.requests import Request
+from decodery.core.rng import Stream
+from decodery.core.source import Policy
+from decodery.core.stopping import FinishReason, Stopping
+from decodery.core.tree import Node
+
+Requests = Request | tuple[Request, ...]
+
+
+def _no_text(tokens: Sequence[int]) -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a decoder is given. `decode` turns tokens into text, for scorers."""
+
+    policy: Policy
+    prompt: tuple[int, ...]
+    stopping: Stopping
+    stream: Stream = Stream(0)
+    prompt_text: str = ""
+    decode: Callable[[Sequence[int]], str] = _no_text
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer: tokens after the prompt, why it ended, and what is known of its worth.
+
+    `log_probability` (nats) is the sum of ln p of its tokens under the policy, where the decoder
+    keeps it; `score` is what a scorer or search gave it.
+    """
+
+    tokens: tuple[int, ...]
+    finish_reason: FinishReason
+    sequence: int = 0
+    log_probability: float | None = None
+    score: float | None = None
+    details: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+Decoding = Generator[Requests, Any, list[Completion]]
+
+
+class Decoder(ABC):
+    """Subclasses are frozen dataclasses of their parameters."""
+
+    @abstractmethod
+    def decode(self, task: Task) -> Decoding:
+        """The coroutine. It may catch `BudgetExhausted` to return the best it has."""
+
+    def footprint(self, prompt_length: int, max_tokens: int) -> int:
+        """The most tokens of the task's source this decoder keeps alive at once.
+
+        The runner reserves them before the first forward, so a cache never fills half way.
+        """
+        return prompt_length + max_tokens
+
+
+def completion(tip: Node, reason: FinishReason, **known: Any) -> Completion:
+    """The completion that ends at `tip`."""
+    return Completion(tuple(tip.generated), reason, sequence=tip.sequence, **known)

@@ -1,0 +1,549 @@
+"""The runner: holds live decoders, makes one batched forward per model a step, answers everyone.
+
+A step is: let every waiting decoder run until it asks for something; gather what is asked; one
+forward per model; one call per scorer; hand out the answers. Budgets, cancellation, accounting and
+traces are kept here, once, for every method. A fault in one request (a NaN row, an exception in its
+decoder) ends that request only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+
+from decodery.core.decoder import Completion, Decoder, Decoding, Task
+from decodery.core.errors import (
+    BudgetExhausted,
+    CapacityError,
+    DecoderyError,
+    ParameterError,
+    PromptError,
+    RowError,
+    TreeError,
+)
+from decodery.core.requests import Call, Emit, Grow, Open, Request, Score
+from decodery.core.row import Row
+from decodery.core.source import (
+    Blend,
+    Growth,
+    Grown,
+    Model,
+    Policy,
+    Source,
+    leaves,
+    reserve,
+    unreserve,
+)
+from decodery.core.stopping import FinishReason
+from decodery.core.trace import Trace
+from decodery.core.tree import Node, Tree
+
+
+@dataclass
+class Report:
+    """What a request cost. Seconds are wall time from admission to the end."""
+
+    model_calls: int = 0  # forwards this request took part in
+    tokens_evaluated: int = 0  # tokens that went through a model for it, the prompt included
+    tokens_emitted: int = 0
+    score_calls: int = 0
+    items_scored: int = 0
+    seconds: float = 0.0
+    queue_seconds: float = 0.0
+    first_token_seconds: float | None = None
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens_emitted / self.seconds if self.seconds > 0 else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self.__dict__, "tokens_per_second": self.tokens_per_second}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits of a whole request: forwards it takes part in, and wall seconds from admission."""
+
+    max_calls: int | None = None
+    max_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_calls is not None and self.max_calls < 1:
+            raise ParameterError(f"max_calls {self.max_calls} is below 1")
+        if self.max_seconds is not None and not 0 < self.max_seconds < float("inf"):
+            raise ParameterError(f"max_seconds {self.max_seconds} is not a positive number")
+
+
+@dataclass(eq=False)
+class Handle:
+    """A submitted request: its state, what it emitted, and at the end its result."""
+
+    task: Task
+    decoder: Decoder
+    budget: Budget
+    trace: Trace | None
+    needs: dict[Model, int]
+    report: Report = field(default_factory=Report)
+    completions: list[Completion] | None = None
+    error: Exception | None = None
+    emitted: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
+    unread: deque[Emit] = field(default_factory=deque[Emit])
+    # internal to the runner
+    decoding: Decoding | None = None
+    requests: tuple[Request, ...] = ()
+    single: bool = True  # the decoder yielded one request, not a tuple
+    answers: list[Any] = field(default_factory=list[Any])
+    trees: list[Tree] = field(default_factory=list[Tree])
+    submitted: float = field(default_factory=time.perf_counter)
+    admitted: float = 0.0
+    cancelled: bool = False
+
+    @property
+    def done(self) -> bool:
+        return self.completions is not None or self.error is not None
+
+    def cancel(self) -> None:
+        """End the request at the next step; what was emitted is kept."""
+        self.cancelled = True
+
+    def result(self) -> list[Completion]:
+        """The completions; raises what ended the request if it failed."""
+        if self.error is not None:
+            raise self.error
+        if self.completions is None:
+            raise TreeError("the request is still running; step the runner first")
+        return self.completions
+
+
+class Runner:
+    """Runs any number of requests side by side. Not thread-safe: one thread steps it."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Handle] = deque()
+        self.live: dict[Handle, None] = {}  # an ordered set
+        self.steps = 0
+
+    # -- what a user calls -----------------------------------------------------------------------
+
+    def submit(
+        self,
+        decoder: Decoder,
+        task: Task,
+        budget: Budget | None = None,
+        trace: Trace | None = None,
+    ) -> Handle:
+        """Queue a request. One that could never run is refused here, before any forward."""
+        _check_prompt(task.policy.source, task.prompt, task.stopping.max_tokens)
+        handle = Handle(task, decoder, budget or Budget(), trace, _needs(decoder, task))
+        for model, need in handle.needs.items():
+            if model.capacity is not None and need > model.capacity:
+                raise CapacityError(
+                    f"the request may need {need} cache slots and {model.name} has"
+                    f" {model.capacity}; ask for fewer tokens or a larger cache"
+                )
+        self.waiting.append(handle)
+        return handle
+
+    def run(self) -> None:
+        """Step until every request is done."""
+        while self.step():
+            pass
+
+    def stream(self, handle: Handle) -> Iterator[Emit]:
+        """What a request emits, as it emits it; other requests advance along the way."""
+        while True:
+            while handle.unread:
+                yield handle.unread.popleft()
+            if handle.done:
+                break
+            self.step()
+        handle.result()
+
+    def close(self) -> None:
+        """Cancel everything that waits or runs and return its cache to the models."""
+        for handle in [*self.waiting, *self.live]:
+            self._finish(handle, _emitted(handle, "cancelled"))
+        self.waiting.clear()
+
+    def step(self) -> bool:
+        """One round; False when nothing is left to do."""
+        self._admit()
+        for handle in list(self.live):
+            self._advance(handle)
+        self._forward()
+        self._score()
+        self._call()
+        self.steps += 1
+        return bool(self.live or self.waiting)
+
+    # -- admission -------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        """First come, first served: a request waits until its whole need is free."""
+        while self.waiting:
+            handle = self.waiting[0]
+            if handle.cancelled:
+                self.waiting.popleft()
+                self._finish(handle, _emitted(handle, "cancelled"))
+                continue
+            if not reserve(handle.needs):
+                return
+            self.waiting.popleft()
+            handle.admitted = time.perf_counter()
+            handle.report.queue_seconds = handle.admitted - handle.submitted
+            handle.decoding = handle.decoder.decode(handle.task)
+            self.live[handle] = None
+
+    # -- running decoders ------------------------------------------------------------------------
+
+    def _advance(self, handle: Handle) -> None:
+        """Let a decoder run until it asks for a forward, a score or a call, or ends."""
+        try:
+            over = self._overspent(handle)
+            while True:
+                requests = self._resume(handle, over)
+                over = None
+                for request in requests:
+                    if isinstance(request, Emit):
+                        _emit(handle, request)
+                handle.requests = requests
+                handle.answers = [None] * len(requests)
+                if any(not isinstance(request, Emit) for request in requests):
+                    self._prepare(handle)
+                    return
+        except StopIteration as stop:
+            self._finish(handle, cast("list[Completion]", stop.value))
+        except BudgetExhausted as stop:
+            self._finish(handle, _emitted(handle, cast("FinishReason", stop.reason)))
+        except Exception as error:  # a decoder's fault ends its own request, nobody else's
+            self._fail(handle, error)
+
+    def _resume(self, handle: Handle, over: BudgetExhausted | None) -> tuple[Request, ...]:
+        assert handle.decoding is not None
+        if over is not None:
+            asked = handle.decoding.throw(over)
+        elif not handle.requests:
+            asked = next(handle.decoding)
+        else:
+            asked = handle.decoding.send(handle.answers[0] if handle.single else handle.answers)
+        handle.single = not isinstance(asked, tuple)
+        return asked if isinstance(asked, tuple) else (asked,)
+
+    def _overspent(self, handle: Handle) -> BudgetExhausted | None:
+        budget, report = handle.budget, handle.report
+        if handle.cancelled:
+            return BudgetExhausted("cancelled")
+        if budget.max_calls is not None and report.model_calls >= budget.max_calls:
+            return BudgetExhausted("max_calls")
+        if budget.max_seconds is not None:
+            if time.perf_counter() - handle.admitted >= budget.max_seconds:
+                return BudgetExhausted("max_seconds")
+        return None
+
+    def _prepare(self, handle: Handle) -> None:
+        """Plant the trees that are asked for and check what is to be grown."""
+        for index, request in enumerate(handle.requests):
+            if isinstance(request, Open):
+                _check_prompt(request.policy.source, request.prompt, 0)
+                tree = _plant(request.policy, tuple(request.prompt), handle.task.stream)
+                handle.trees.append(tree)
+                handle.answers[index] = tree.root
+            elif isinstance(request, Grow):
+                for node in request.nodes:
+                    if node.grown or node.dropped:
+                        state = "was dropped" if node.dropped else "is grown already"
+                        raise TreeError(f"{node!r} {state}")
+                    _release_rows_above(node, request.keep_rows)
+                handle.answers[index] = list(request.nodes)
+
+    # -- forwards --------------------------------------------------------------------------------
+
+    def _forward(self) -> None:
+        work: dict[Model, list[tuple[Handle, Growth]]] = {}
+        for handle in self.live:
+            for request, answer in zip(handle.requests, handle.answers, strict=True):
+                if isinstance(request, Open):
+                    _gather(work, handle, [answer], False)
+                elif isinstance(request, Grow):
+                    _gather(work, handle, answer, request.hidden)
+        self._give_back()
+        for model, batch in work.items():
+            self._forward_model(model, batch)
+        for handle in self.live:
+            if handle.error is None and handle.requests:
+                self._settle(handle)
+        for handle in [handle for handle in self.live if handle.error is not None]:
+            self._fail(handle, cast("Exception", handle.error))
+
+    def _forward_model(self, model: Model, batch: list[tuple[Handle, Growth]]) -> None:
+        started = time.perf_counter()
+        try:
+            grown = model.forward([growth for _, growth in batch])
+        except DecoderyError as error:
+            for handle, _ in batch:
+                handle.error = error
+            return
+        seconds = time.perf_counter() - started
+        counts: dict[int, tuple[Handle, list[Growth]]] = {}
+        for (handle, growth), result in zip(batch, grown, strict=True):
+            counts.setdefault(id(handle), (handle, []))[1].append(growth)
+            _receive(handle, model, growth.node, result)
+        for handle, growths in counts.values():
+            handle.report.model_calls += 1
+            handle.report.tokens_evaluated += sum(len(growth.tokens) for growth in growths)
+            if handle.trace is not None:
+                handle.trace.add(
+                    "call",
+                    step=self.steps,
+                    model=model.name,
+                    nodes=len(growths),
+                    batch_nodes=len(batch),
+                    seconds=seconds,
+                )
+
+    def _settle(self, handle: Handle) -> None:
+        """Combine blends' rows, check rows and record what was grown."""
+        try:
+            for request, answer in zip(handle.requests, handle.answers, strict=True):
+                if isinstance(request, (Open, Grow)):
+                    nodes = [answer] if isinstance(request, Open) else answer
+                    for node in cast("list[Node]", nodes):
+                        _combine(node)
+                        if handle.trace is not None:
+                            _record(handle.trace, handle, node)
+        except Exception as error:
+            handle.error = error
+
+    # -- scores and calls ------------------------------------------------------------------------
+
+    def _score(self) -> None:
+        wanted: dict[int, list[tuple[Handle, int, Score]]] = {}
+        for handle in self.live:
+            for index, request in enumerate(handle.requests):
+                if isinstance(request, Score):
+                    wanted.setdefault(id(request.scorer), []).append((handle, index, request))
+        for group in wanted.values():
+            scorer = group[0][2].scorer
+            items = [item for _, _, request in group for item in request.candidates]
+            try:
+                scores = np.asarray(scorer.score(items), dtype=np.float64)
+                if scores.shape != (len(items),):
+                    raise ParameterError(
+                        f"scorer {scorer.name} gave {scores.shape} for {len(items)} candidates"
+                    )
+            except Exception as error:
+                for handle, _, _ in group:
+                    self._fail(handle, error)
+                continue
+            start = 0
+            for handle, index, request in group:
+                end = start + len(request.candidates)
+                handle.answers[index] = scores[start:end]
+                handle.report.score_calls += 1
+                handle.report.items_scored += len(request.candidates)
+                if handle.trace is not None:
+                    handle.trace.add("score", scorer=scorer.name, values=scores[start:end].tolist())
+                start = end
+
+    def _call(self) -> None:
+        for handle in list(self.live):
+            for index, request in enumerate(handle.requests):
+                if isinstance(request, Call):
+                    try:
+                        handle.answers[index] = request.function(request.model)
+                        handle.report.model_calls += 1
+                    except Exception as error:
+                        self._fail(handle, error)
+                        break
+
+    # -- the end of a request --------------------------------------------------------------------
+
+    def _finish(self, handle: Handle, completions: list[Completion]) -> None:
+        handle.completions = completions
+        self._close(handle)
+
+    def _fail(self, handle: Handle, error: Exception) -> None:
+        handle.error = error
+        self._close(handle)
+
+    def _close(self, handle: Handle) -> None:
+        if handle.decoding is not None:
+            handle.decoding.close()
+        if handle in self.live:
+            del self.live[handle]
+            unreserve(handle.needs)
+        for tree in handle.trees:
+            tree.root.drop()
+            _release(tree)
+        handle.requests = ()
+        handle.trees = []
+        now = time.perf_counter()
+        handle.report.seconds = now - (handle.admitted or now)
+        if handle.trace is not None and handle.completions is not None:
+            for item in handle.completions:
+                handle.trace.add(
+                    "completion",
+                    sequence=item.sequence,
+                    tokens=list(item.tokens),
+                    finish_reason=item.finish_reason,
+                    score=item.score,
+                )
+
+    def _give_back(self) -> None:
+        for handle in self.live:
+            for tree in handle.trees:
+                if tree.pruned and handle.trace is not None:
+                    handle.trace.add("drop", tree=handle.trees.index(tree), nodes=tree.pruned)
+                tree.pruned = []
+                _release(tree)
+
+
+# -- parts of a step ---------------------------------------------------------------------------------
+
+
+def _check_prompt(source: Source, prompt: Sequence[int], max_tokens: int) -> None:
+    if not prompt:
+        raise PromptError("the prompt is empty; give at least one token")
+    if min(prompt) < 0 or max(prompt) >= source.vocab_size:
+        raise PromptError(f"the prompt has a token outside the vocabulary of {source.vocab_size}")
+    limit = source.context_length
+    if limit is not None and len(prompt) + max_tokens > limit:
+        asked = f" and max_tokens {max_tokens}" if max_tokens else ""
+        raise PromptError(
+            f"the prompt of {len(prompt)} tokens{asked} exceed the context of {limit} tokens"
+            f" of {source.name}"
+        )
+
+
+def _needs(decoder: Decoder, task: Task) -> dict[Model, int]:
+    need = decoder.footprint(len(task.prompt), task.stopping.max_tokens)
+    needs: dict[Model, int] = {}
+    for leaf in leaves(task.policy.source):
+        needs[leaf] = needs.get(leaf, 0) + need
+    return needs
+
+
+def _plant(policy: Policy, prompt: tuple[int, ...], stream: Any) -> Tree:
+    source = policy.source
+    if not isinstance(source, Blend):
+        return Tree(policy, prompt, stream)
+    members = tuple(
+        _plant(Policy(member), tuple(own), stream)
+        for member, own in zip(source.members, source.prompts(prompt), strict=True)
+    )
+    return Tree(policy, prompt, stream, members)
+
+
+def _gather(
+    work: dict[Model, list[tuple[Handle, Growth]]],
+    handle: Handle,
+    nodes: Sequence[Node],
+    hidden: bool,
+) -> None:
+    """Break joint nodes into their members, down to the models."""
+    for node in nodes:
+        if node.members:
+            _gather(work, handle, node.members, hidden or node.tree.policy.sampler.needs_hidden)
+            continue
+        tokens = node.tree.prompt if node.is_root else (node.token,)
+        wants = hidden or node.tree.policy.sampler.needs_hidden
+        model = cast("Model", node.tree.policy.source)
+        work.setdefault(model, []).append((handle, Growth(node, tokens, wants)))
+
+
+def _receive(handle: Handle, model: Model, node: Node, grown: Grown) -> None:
+    try:
+        node.receive(Row(grown.scores, model.vocab_size), grown.hidden)
+    except RowError as error:
+        step = node.depth - len(node.tree.prompt)
+        handle.error = RowError(f"{model.name} at step {step}: {error}")
+
+
+def _combine(node: Node) -> None:
+    if not node.members:
+        return
+    for member in node.members:
+        _combine(member)
+    blend = cast("Blend", node.tree.policy.source)
+    row = blend.combine([member.row for member in node.members], node.context())
+    for member in node.members:
+        member.release_row()
+    node.receive(row, node.members[0].hidden)
+
+
+def _release_rows_above(node: Node, keep: bool) -> None:
+    parent = node.parent
+    if parent is None or not parent.grown:
+        return
+    node.state  # noqa: B018  (the parent's row is needed for it, and is let go below)
+    if keep:
+        return
+    while parent is not None and parent.has_row:
+        parent.release_row()
+        parent = parent.parent
+
+
+def _release(tree: Tree) -> None:
+    """Return the handles of dropped nodes to their model, members included."""
+    if tree.abandoned:
+        cast("Model", tree.policy.source).release(tree.abandoned)
+        tree.abandoned = []
+    for member in tree.members:
+        _release(member)
+
+
+def _emit(handle: Handle, request: Emit) -> None:
+    if not request.tokens:
+        return
+    report = handle.report
+    if report.first_token_seconds is None:
+        report.first_token_seconds = time.perf_counter() - handle.admitted
+    report.tokens_emitted += len(request.tokens)
+    handle.emitted.setdefault(request.sequence, []).extend(request.tokens)
+    handle.unread.append(request)
+    if handle.trace is not None:
+        handle.trace.add("emit", sequence=request.sequence, tokens=list(request.tokens))
+
+
+def _emitted(handle: Handle, reason: FinishReason) -> list[Completion]:
+    """What a request that was cut short has to show."""
+    return [
+        Completion(tuple(tokens), reason, sequence)
+        for sequence, tokens in sorted(handle.emitted.items())
+    ]
+
+
+def _record(trace: Trace, handle: Handle, node: Node) -> None:
+    values: dict[str, Any] = {
+        "tree": handle.trees.index(node.tree),
+        "node": node.index,
+        "parent": None if node.parent is None else node.parent.index,
+        "token": node.token,
+        "depth": node.depth,
+        "sequence": node.sequence,
+    }
+    if node.is_root:
+        values["prompt"] = list(node.tree.prompt)
+    if trace.rows:
+        values["row"] = _top(node.row, trace.rows)
+        values["policy_row"] = _top(node.policy_row(), trace.rows)
+    trace.add("node", **values)
+
+
+def _top(row: Row, count: int) -> list[list[float]]:
+    order = np.argsort(-row.scores, kind="stable")[:count]
+    ids, log_probabilities = row.token_ids()[order], row.scores[order] - row.log_normaliser
+    return [[int(token), float(value)] for token, value in zip(ids, log_probabilities, strict=True)]
+
+
+def run_alone(decoder: Decoder, task: Task, **options: Any) -> list[Completion]:
+    """Run one request to its end on a runner of its own."""
+    runner = Runner()
+    handle = runner.submit(decoder, task, **options)
+    runner.run()
+    return handle.result()

@@ -1,0 +1,42 @@
+"""The record of a run: every tree, node, choice and call in order, as plain data.
+
+A trace can be replayed by a viewer without a model: nodes carry parent, token and the policy's
+log-probability of the token; calls say which nodes were grown together and how long it took.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+
+
+@dataclass
+class Trace:
+    """Events in the order they happened. `rows` also records that many top entries of each row."""
+
+    rows: int = 0
+    events: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    def add(self, kind: str, **values: Any) -> None:
+        self.events.append({"event": kind, **values})
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"format": FORMAT, "events": self.events}
+
+    def save(self, path: Path) -> None:
+        """Write JSON; -inf becomes null, so that every reader can parse it."""
+        path.write_text(json.dumps(_finite(self.to_dict()), allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, list):
+        return [_finite(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, float) and not (abs(value) < float("inf")):
+        return None
+    return value

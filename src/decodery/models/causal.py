@@ -1,0 +1,222 @@
+"""The engine: evaluates any set of new nodes, from any number of trees, in one forward.
+
+A forward lays the new positions of all requests side by side (prompts, single tokens, draft
+subtrees), gives each a slot in the key-value cache, and runs the transformer once over them; what
+each position may see is an attention plan made from the trees. Positions come from depth. Prompts
+longer than a chunk take several forwards, cut at fixed places so that a request computes the same
+whoever shares its batch.
+
+In float32 on a CPU a row is bitwise the same alone and in any batch, with one thread or two: every
+operation works row by row, and the linear backends pad single rows (`models/linear.py`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from decodery.core.errors import ParameterError
+from decodery.core.source import Grown, Growth, Model
+from decodery.models.attention import Clump, Plan, Shape, attend, make_plan
+from decodery.models.cache_slots import Place, SlotCache, store
+from decodery.models.transformer import Transformer
+
+# A prompt is evaluated in pieces of this many positions. Fixed places, not a fixed budget a
+# forward: the cut must not depend on batch mates.
+PROMPT_CHUNK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Some positions of one growth: tokens, where they start in the path, and their slots."""
+
+    growth: int
+    tokens: Sequence[int]
+    start: int
+    place: Place
+    slots: Sequence[int]
+    is_last: bool
+
+
+class CausalModel(Model):
+    """A causal language model as a source.
+
+    `cache_tokens` is how many tokens may live in the key-value cache at once. Rows are float32,
+    hidden states float32 (the output of the last norm). Safe to use from several threads: forwards
+    take turns.
+    """
+
+    def __init__(
+        self,
+        transformer: Transformer,
+        *,
+        name: str,
+        eos_ids: frozenset[int] = frozenset(),
+        cache_tokens: int | None = None,
+    ) -> None:
+        if cache_tokens is not None and cache_tokens < 1:
+            raise ParameterError(f"cache_tokens {cache_tokens} is below 1")
+        self.transformer = transformer
+        self.name = name
+        self.vocab_size = transformer.vocab_size
+        self.context_length = transformer.context_length
+        self.eos_ids = eos_ids
+        self.capacity = cache_tokens or max(16384, 2 * transformer.context_length)
+        self.cache = SlotCache(
+            layers=len(transformer.layers),
+            kv_heads=transformer.kv_heads,
+            head_dim=transformer.head_dim,
+            slots=self.capacity,
+            dtype=transformer.dtype,
+            device=str(transformer.device),
+        )
+        self._turn = threading.Lock()
+
+    # -- the source ------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def forward(self, growths: Sequence[Growth]) -> list[Grown]:
+        with self._turn:
+            rounds = self._rounds(growths)
+            grown: list[Grown | None] = [None] * len(growths)
+            for pieces in rounds:
+                self._run(growths, pieces, grown)
+        return [result for result in grown if result is not None]
+
+    def release(self, handles: Sequence[Place]) -> None:
+        with self._turn:
+            self.cache.release(handles)
+
+    # -- one forward -----------------------------------------------------------------------------
+
+    def _rounds(self, growths: Sequence[Growth]) -> list[list[_Piece]]:
+        """Place every new node and cut long prompts: round r holds the r-th piece of each."""
+        rounds: list[list[_Piece]] = [[]]
+        for index, growth in enumerate(growths):
+            node, tokens = growth.node, growth.tokens
+            parent = None if node.parent is None else node.parent.handle
+            place = self.cache.place(len(tokens), parent)
+            node.handle = place
+            start = node.depth - len(tokens)
+            for number, cut in enumerate(range(0, len(tokens), PROMPT_CHUNK)):
+                end = min(cut + PROMPT_CHUNK, len(tokens))
+                if number == len(rounds):
+                    rounds.append([])
+                piece = _Piece(
+                    index,
+                    tokens[cut:end],
+                    start + cut,
+                    place,
+                    place.slots[cut:end],
+                    end == len(tokens),
+                )
+                rounds[number].append(piece)
+        return rounds
+
+    def _run(
+        self, growths: Sequence[Growth], pieces: Sequence[_Piece], grown: list[Grown | None]
+    ) -> None:
+        device = str(self.transformer.device)
+        tokens = [token for piece in pieces for token in piece.tokens]
+        positions = [
+            piece.start + offset for piece in pieces for offset in range(len(piece.tokens))
+        ]
+        slots = [slot for piece in pieces for slot in piece.slots]
+        attention = _Attention(self.transformer, self.cache, slots, _clumps(growths, pieces))
+        hidden = self.transformer.hidden(
+            torch.tensor(tokens, device=device), torch.tensor(positions, device=device), attention
+        )
+        ends: list[int] = []
+        done = 0
+        for piece in pieces:
+            done += len(piece.tokens)
+            if piece.is_last:
+                ends.append(done - 1)
+        if not ends:
+            return
+        last = hidden[torch.tensor(ends, device=device)]
+        scores = self.transformer.logits(last).float().cpu().numpy()
+        finished = [piece.growth for piece in pieces if piece.is_last]
+        wanted = any(growths[index].hidden for index in finished)
+        states = last.float().cpu().numpy() if wanted else None
+        for row, index in enumerate(finished):
+            state = states[row] if states is not None and growths[index].hidden else None
+            grown[index] = Grown(scores[row], state)
+
+
+class _Attention:
+    """What the transformer calls in each layer: store the new keys, then run the layer's plan."""
+
+    def __init__(
+        self,
+        transformer: Transformer,
+        cache: SlotCache,
+        slots: Sequence[int],
+        clumps: Sequence[Clump],
+    ) -> None:
+        self.layers = transformer.layers
+        self.kv_heads = transformer.kv_heads
+        self.cache = cache
+        self.clumps = clumps
+        self.plans: dict[int | None, Plan] = {}
+        start, count = slots[0], len(slots)
+        if list(slots) == list(range(start, start + count)):
+            self.slots: Tensor | slice = slice(start, start + count)
+        else:
+            self.slots = torch.tensor(slots, device=str(transformer.device))
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        store(self.cache, layer, self.slots, key, value)
+        kind = self.layers[layer]
+        if kind.window not in self.plans:
+            group = query.shape[1] // self.kv_heads
+            shape = Shape(kind.window, group, query.dtype, str(query.device))
+            self.plans[kind.window] = make_plan(self.clumps, shape)
+        return attend(
+            self.plans[kind.window],
+            self.cache,
+            layer,
+            query,
+            scale=kind.scale,
+            softcap=kind.softcap,
+        )
+
+
+def _clumps(growths: Sequence[Growth], pieces: Sequence[_Piece]) -> list[Clump]:
+    """Group the new positions that hang together, each under the old path it hangs on."""
+    clumps: list[Clump] = []
+    where: dict[int, tuple[Clump, int]] = {}  # node id -> its clump and index in it
+    row = 0
+    for piece in pieces:
+        node = growths[piece.growth].node
+        known = where.get(id(node.parent)) if node.parent is not None else None
+        if known is None:
+            clump = Clump(_runs_before(piece))
+            clumps.append(clump)
+            parent = -1
+        else:
+            clump, parent = known
+        for slot in piece.slots:
+            clump.parents.append(parent)
+            clump.rows.append(row)
+            clump.slots.append(slot)
+            parent = len(clump.parents) - 1
+            row += 1
+        where[id(node)] = (clump, parent)
+    return clumps
+
+
+def _runs_before(piece: _Piece) -> tuple[tuple[int, int], ...]:
+    """The runs of the path above a piece: the place's own, cut before the piece starts."""
+    runs: list[tuple[int, int]] = []
+    left = piece.start
+    for start, end in piece.place.runs:
+        if left <= 0:
+            break
+        runs.append((start, min(end, start + left)))
+        left -= end - start
+    return tuple(runs)

@@ -1,0 +1,227 @@
+"""The tokenizer that a GGUF file's metadata describes, as a `tokenizers.Tokenizer`.
+
+A byte-level BPE (`tokenizer.ggml.model` = gpt2) is built here: vocabulary, merges, the split of
+text into words that `tokenizer.ggml.pre` names, and the special tokens. The splits are those of
+llama.cpp's `llm_tokenizer_bpe` (`llama-vocab.cpp`), which are those of the published
+`tokenizer.json` files. transformers' own GGUF conversion is coarser in one place: for `smollm` it
+leaves out that digits stand alone, so a run of spaces before a digit comes out differently there.
+
+A SentencePiece vocabulary (`llama`) needs its merges rebuilt from scores, with per-architecture
+repairs; transformers has that code, and is imported only for such a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers.models import BPE
+
+from decodery.core.errors import ModelFileError
+from decodery.models.gguf import GgufFile, TextArray
+
+CONTROL, USER_DEFINED = 3, 4
+
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA3 = rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}"
+_QWEN2 = rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_REST}"
+
+_GPT2, _DIGITS = "gpt2", "digits"
+PRE_TOKENIZERS: Mapping[str, str] = MappingProxyType(
+    {
+        "default": _GPT2,
+        "gpt-2": _GPT2,
+        "smollm": _DIGITS,
+        "starcoder": _DIGITS,
+        "refact": _DIGITS,
+        "command-r": _DIGITS,
+        "codeshell": _DIGITS,
+        "exaone": _DIGITS,
+        "minerva-7b": _DIGITS,
+        "llama3": _LLAMA3,
+        "llama-v3": _LLAMA3,
+        "llama-bpe": _LLAMA3,
+        "falcon3": _LLAMA3,
+        "qwen2": _QWEN2,
+        "deepseek-r1-qwen": _QWEN2,
+        "megrez": _QWEN2,
+    }
+)
+# llama.cpp takes a word that is a token as it is, whatever the merges say, for these.
+_WHOLE_WORDS = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3"})
+
+
+def tokenizer(file: GgufFile) -> Tokenizer:
+    """Build the file's tokenizer. Raises `ModelFileError` for a kind that is not supported."""
+    kind = file.metadata.get("tokenizer.ggml.model")
+    if kind == "gpt2":
+        made = _byte_level(file)
+    elif kind == "llama":
+        made = _sentencepiece(file)
+    else:
+        raise ModelFileError(
+            f"{file.path}: tokenizer.ggml.model is {str(kind)[:40]!r}; supported are gpt2 "
+            "(byte-level BPE) and llama (SentencePiece)"
+        )
+    _set_template(made, file)
+    return made
+
+
+def tokens(file: GgufFile) -> list[str]:
+    """The vocabulary in id order."""
+    return _texts(file, "tokenizer.ggml.tokens")
+
+
+def special_id(file: GgufFile, name: str) -> int | None:
+    """The id under `tokenizer.ggml.<name>_token_id`, or None where the file has none."""
+    key = f"tokenizer.ggml.{name}_token_id"
+    value = file.metadata.get(key)
+    if value is None:
+        return None
+    count = len(_array(file, "tokenizer.ggml.tokens"))
+    if not isinstance(value, int) or not 0 <= value < count:
+        raise ModelFileError(f"{file.path}: {key} is {str(value)[:40]}; the vocabulary has {count}")
+    return int(value)
+
+
+def adds(file: GgufFile, name: str) -> bool:
+    """Whether the tokenizer adds its `bos` or `eos` token by itself."""
+    # Files from before the flag: llama.cpp adds BOS to SentencePiece vocabularies.
+    older = name == "bos" and file.metadata.get("tokenizer.ggml.model") == "llama"
+    return bool(file.metadata.get(f"tokenizer.ggml.add_{name}_token", older))
+
+
+def _byte_level(file: GgufFile) -> Tokenizer:
+    pre = file.metadata.get("tokenizer.ggml.pre", "default")
+    if pre not in PRE_TOKENIZERS:
+        raise ModelFileError(
+            f"{file.path}: tokenizer.ggml.pre is {str(pre)[:40]!r}; supported: "
+            f"{', '.join(PRE_TOKENIZERS)}"
+        )
+    pieces = tokens(file)
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    if len(vocabulary) != len(pieces):
+        raise ModelFileError(f"{file.path}: tokenizer.ggml.tokens holds a token twice")
+    merges = [_pair(file, merge) for merge in _texts(file, "tokenizer.ggml.merges")]
+    try:
+        model = BPE(vocab=vocabulary, merges=merges, ignore_merges=pre in _WHOLE_WORDS)
+    except Exception as error:  # tokenizers raises bare `Exception`s
+        raise ModelFileError(f"{file.path}: the merges do not fit the tokens: {error}") from None
+    made = Tokenizer(model)
+    made.pre_tokenizer = _splitter(PRE_TOKENIZERS[str(pre)])
+    made.decoder = decoders.ByteLevel()
+    _add_marked(made, file, pieces)
+    return made
+
+
+def _splitter(split: str) -> pre_tokenizers.PreTokenizer:
+    plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    if split == _GPT2:
+        return plain
+    if split == _DIGITS:
+        return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), plain])
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(split), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+
+
+def _pair(file: GgufFile, merge: str) -> tuple[str, str]:
+    left, space, right = merge.partition(" ")
+    if not (left and space and right) or " " in right:
+        raise ModelFileError(f"{file.path}: the merge {merge[:40]!r} is not two tokens")
+    return left, right
+
+
+def _add_marked(made: Tokenizer, file: GgufFile, pieces: list[str]) -> None:
+    """Keep whole in text what the file marks: control tokens as special, user-defined as plain."""
+    kinds = file.metadata.get("tokenizer.ggml.token_type")
+    if kinds is None:
+        return
+    if not isinstance(kinds, np.ndarray) or len(kinds) != len(pieces):
+        raise ModelFileError(
+            f"{file.path}: tokenizer.ggml.token_type does not give one number for each of the "
+            f"{len(pieces)} tokens"
+        )
+    made.add_special_tokens(
+        [
+            AddedToken(pieces[index], normalized=False, special=True)
+            for index in np.flatnonzero(kinds == CONTROL)
+        ]
+    )
+    made.add_tokens(
+        [
+            AddedToken(pieces[index], normalized=False, special=False)
+            for index in np.flatnonzero(kinds == USER_DEFINED)
+        ]
+    )
+
+
+def _sentencepiece(file: GgufFile) -> Tokenizer:
+    # Seconds to import, and only this kind of file needs it.
+    try:
+        from transformers.integrations.gguf import convert_gguf_tokenizer
+    except ImportError as error:
+        raise ModelFileError(
+            f"{file.path}: converting a SentencePiece vocabulary needs transformers 5.23 or "
+            f"newer: {error}; or give the model's safetensors folder"
+        ) from error
+    kinds = file.metadata.get("tokenizer.ggml.token_type")
+    described: dict[str, Any] = {
+        "tokenizer_type": "llama",
+        "tokens": tokens(file),
+        "scores": _numbers(file, "tokenizer.ggml.scores"),
+        "token_type": kinds.tolist() if isinstance(kinds, np.ndarray) else [],
+    }
+    if "tokenizer.ggml.merges" in file.metadata:
+        described["merges"] = _texts(file, "tokenizer.ggml.merges")
+    try:
+        made, _ = convert_gguf_tokenizer(str(file.metadata["general.architecture"]), described)
+    except Exception as error:  # a converter of another package, on data of unknown origin
+        reason = " ".join(str(error).split())[:200]
+        raise ModelFileError(
+            f"{file.path}: the vocabulary cannot be converted: {reason}"
+        ) from error
+    return made
+
+
+def _set_template(made: Tokenizer, file: GgufFile) -> None:
+    """Add BOS and EOS around a text where the file says so."""
+    pieces = _array(file, "tokenizer.ggml.tokens")
+    before, after = special_id(file, "bos"), special_id(file, "eos")
+    added: list[tuple[str, int]] = []
+    template = "$A"
+    if before is not None and adds(file, "bos"):
+        added.append((pieces[before], before))
+        template = f"{pieces[before]} {template}"
+    if after is not None and adds(file, "eos"):
+        added.append((pieces[after], after))
+        template = f"{template} {pieces[after]}"
+    made.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
+        single=template, special_tokens=list(dict(added).items())
+    )
+
+
+def _array(file: GgufFile, key: str) -> TextArray:
+    value = file.metadata.get(key)
+    if not isinstance(value, TextArray):
+        raise ModelFileError(f"{file.path}: {key} is missing or not an array of strings")
+    return value
+
+
+def _texts(file: GgufFile, key: str) -> list[str]:
+    return _array(file, key).tolist()
+
+
+def _numbers(file: GgufFile, key: str) -> list[float]:
+    value = file.metadata.get(key)
+    if not isinstance(value, np.ndarray):
+        raise ModelFileError(f"{file.path}: {key} is missing or not an array of numbers")
+    return value.tolist()

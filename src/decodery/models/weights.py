@@ -1,0 +1,217 @@
+"""Weights by name: the store a transformer reads from, and its safetensors implementation.
+
+Files may come from anywhere, so names, shapes, kinds and sizes are checked against what the
+architecture expects before a tensor is read, and every failure is a one-line `ModelFileError` with
+file, tensor, expected and found. Pickle files (`pytorch_model.bin`) are never opened: unpickling
+runs code chosen by whoever wrote the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from decodery.core.errors import ModelFileError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+FLOAT_KINDS = ("F32", "F16", "BF16")
+
+# Far above any published model (the index of a 400-billion-parameter model is 0.1 MB).
+MAX_JSON_BYTES = 64 << 20
+
+Shape = tuple[int, ...]
+Result = TypeVar("Result")
+
+
+class Weights(Protocol):
+    """Named tensors, read one at a time."""
+
+    @property
+    def shapes(self) -> Mapping[str, Shape]:
+        """The shape of every tensor in the store."""
+        ...
+
+    def source(self, name: str) -> str:
+        """Where a tensor is or should be, for messages."""
+        ...
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor of the store, on the CPU, in its stored dtype. Not to be written to."""
+        ...
+
+
+class SafetensorsFolder:
+    """The safetensors files of a folder: `model.safetensors`, or shards and their index.
+
+    A context manager; tensors already read outlive it. Raises `ModelFileError` for a folder without
+    safetensors, a shard that is missing, corrupt or named outside the folder, and an index that
+    disagrees with the shards.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files = safetensors_files(folder)
+        self._readers: dict[str, Any] = {}  # tensor name -> the open file that holds it
+        self._holders: dict[str, Path] = {}
+        self.shapes: dict[str, Shape] = {}
+        self._open = ExitStack()
+        try:
+            for path in self._files:
+                self._add(path)
+            self._check_index()
+        except ModelFileError:
+            self.close()
+            raise
+
+    def source(self, name: str) -> str:
+        """The file of a tensor; the folder when there is more than one it could be in."""
+        if len(self._files) == 1:
+            return str(self._files[0])
+        return str(self._holders.get(name, self.folder))
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor as stored. Raises `ModelFileError` when it cannot be read."""
+        return _guarded(self._holders[name], lambda: self._readers[name].get_tensor(name))
+
+    def close(self) -> None:
+        """Closes the files. Closing twice does nothing."""
+        self._readers.clear()
+        self._open.close()
+
+    def __enter__(self) -> SafetensorsFolder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _add(self, path: Path) -> None:
+        from safetensors import safe_open
+
+        reader = _guarded(path, lambda: self._open.enter_context(safe_open(path, framework="pt")))
+        for name in reader.keys():  # noqa: SIM118 (a safetensors file is no mapping)
+            if name in self._holders:
+                raise ModelFileError(f"{path}: tensor {name!r} is also in {self._holders[name]}")
+            part = reader.get_slice(name)
+            if part.get_dtype() not in FLOAT_KINDS:
+                raise ModelFileError(
+                    f"{path}: tensor {name!r} is stored as {part.get_dtype()},"
+                    f" expected one of {', '.join(FLOAT_KINDS)}"
+                )
+            self.shapes[name] = tuple(part.get_shape())
+            self._holders[name] = path
+            self._readers[name] = reader
+
+    def _check_index(self) -> None:
+        if self._files[0].name == SINGLE_FILE:
+            return
+        for name, shard in _weight_map(self.folder / INDEX_FILE).items():
+            if name in self._holders and self._holders[name].name == shard:
+                continue
+            raise ModelFileError(
+                f"{self.folder / INDEX_FILE}: tensor {name!r} should be in {shard}, but is not"
+            )
+
+
+def safetensors_files(folder: Path) -> list[Path]:
+    """The weight files of a model folder, checked to exist. Raises `ModelFileError`."""
+    single, index = folder / SINGLE_FILE, folder / INDEX_FILE
+    if single.is_file():
+        return [single]
+    if not index.is_file():
+        raise ModelFileError(_nothing_to_load(folder))
+    shards = [folder / name for name in sorted(set(_weight_map(index).values()))]
+    for shard in shards:
+        if not shard.is_file():
+            raise ModelFileError(f"{shard}: the shard is missing, but {INDEX_FILE} names it")
+    return shards
+
+
+def check_shapes(weights: Weights, expected: Mapping[str, Shape], ignored: frozenset[str]) -> None:
+    """Raises `ModelFileError` for the first tensor that is missing, unexpected or misshapen.
+
+    `ignored` names may be present and are not read.
+    """
+    for name, shape in expected.items():
+        found = weights.shapes.get(name)
+        if found is None:
+            raise ModelFileError(
+                f"{weights.source(name)}: tensor {name!r} is missing, expected shape {list(shape)}"
+            )
+        if tuple(found) != shape:
+            raise ModelFileError(
+                f"{weights.source(name)}: tensor {name!r} has shape {list(found)},"
+                f" expected {list(shape)}"
+            )
+    unexpected = sorted(weights.shapes.keys() - expected.keys() - ignored)
+    if unexpected:
+        raise ModelFileError(
+            f"{weights.source(unexpected[0])}: tensor {unexpected[0]!r} is unexpected for this"
+            f" architecture ({len(unexpected)} such in all)"
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of bounded size. Raises `ModelFileError`."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise ModelFileError(f"{path}: {size} bytes, at most {MAX_JSON_BYTES} are read")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelFileError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Tensor name -> shard name, every shard name a plain file name."""
+    found = read_json(index).get("weight_map")
+    if not isinstance(found, dict) or not found:
+        raise ModelFileError(f"{index}: 'weight_map' should be a non-empty object")
+    for name, shard in found.items():
+        if not isinstance(shard, str) or not shard.endswith(".safetensors") or _has_folder(shard):
+            raise ModelFileError(
+                f"{index}: tensor {name!r} names the shard {shard!r}, expected a .safetensors file"
+                " name without a folder"
+            )
+    return found
+
+
+def _has_folder(name: str) -> bool:
+    return "/" in name or "\\" in name or "\0" in name
+
+
+def _nothing_to_load(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"{folder}: no such folder"
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
+        return (
+            f"{folder}: holds pickled weights only; they are refused because unpickling runs code"
+            f" from the file (convert them to {SINGLE_FILE} where you trust them)"
+        )
+    return f"{folder}: has neither {SINGLE_FILE} nor {INDEX_FILE}"
+
+
+def _guarded(path: Path, read: Callable[[], Result]) -> Result:
+    from safetensors import SafetensorError
+
+    try:
+        return read()
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelFileError(f"{path}: not a readable safetensors file: {error}") from error
