@@ -60,7 +60,9 @@ class Card:
     source: str | None = None  # where there is no arXiv id: venue, or the engine it comes from
     needs: tuple[str, ...] = ()
     calls_per_token: str = "1"
+    place: int = 50  # a sampler's place in the default chain, lower first (docs/samplers.md)
     reductions: tuple[Reduction, ...] = ()
+    inert: tuple[str, ...] = ()  # parameters that change the cost or the report, never the law
     deviations: tuple[str, ...] = ()
     notes: str = ""
 

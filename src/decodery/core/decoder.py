@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from decodery.core.requests import Request
 from decodery.core.rng import Stream
@@ -20,7 +20,7 @@ from decodery.core.tree import Node
 Requests = Request | tuple[Request, ...]
 
 
-def _no_text(tokens: Sequence[int]) -> str:
+def _no_text(_tokens: Sequence[int]) -> str:
     return ""
 
 
@@ -57,6 +57,13 @@ Decoding = Generator[Requests, Any, list[Completion]]
 
 class Decoder(ABC):
     """Subclasses are frozen dataclasses of their parameters."""
+
+    reads_argmax_only: ClassVar[bool] = False  # nothing of a policy row but its most probable token
+
+    @property
+    def sequences(self) -> int:
+        """How many completions it returns, unless a budget cuts it short."""
+        return 1
 
     @abstractmethod
     def decode(self, task: Task) -> Decoding:

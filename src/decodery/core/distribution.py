@@ -81,4 +81,4 @@ def inverse_cdf(weights: Array, uniform: float) -> int:
     index = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
     if index < weights.size:
         return index
-    return int(np.flatnonzero(weights)[-1])  # uniform * total rounded up to the total
+    return int(weights.nonzero()[0][-1])  # uniform * total rounded up to the total

@@ -98,7 +98,7 @@ def make(params: type[P], values: Mapping[str, Any], owner: str) -> P:
 def _plain(value: Any) -> Any:
     """numpy scalars and lists as the Python values that strict fields take."""
     if isinstance(value, np.generic):
-        return value.item()
+        return cast("Any", value).item()
     if isinstance(value, list):
         return tuple(_plain(item) for item in cast("list[Any]", value))
     return value

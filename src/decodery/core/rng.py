@@ -33,8 +33,10 @@ class Stream:
     seed: int
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < _SEED_LIMIT:
-            raise ParameterError(f"seed {self.seed} is outside 0..{_SEED_LIMIT - 1}")
+        if type(self.seed) is not int or not 0 <= self.seed < _SEED_LIMIT:
+            raise ParameterError(
+                f"seed is {self.seed!r}; allowed is a whole number in 0..{_SEED_LIMIT - 1}"
+            )
 
     def _digest(self, sequence: int, position: int, purpose: str, index: int, size: int) -> bytes:
         key = _PACK.pack(self.seed, sequence, position, index)

@@ -8,6 +8,8 @@ was dropped cannot come back: no operation adds ids.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
@@ -17,6 +19,8 @@ from decodery.core.errors import RowError
 Scores = npt.NDArray[np.floating]
 Ids = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
+_DTYPES = ("float32", "float64")
+_T = TypeVar("_T", bound=np.generic)
 
 
 class Row:
@@ -29,7 +33,7 @@ class Row:
     __slots__ = ("_log_normaliser", "ids", "maximum", "scores", "vocab_size")
 
     def __init__(self, scores: Scores, vocab_size: int, ids: Ids | None = None) -> None:
-        if scores.dtype not in (np.float32, np.float64):
+        if str(scores.dtype) not in _DTYPES:
             raise RowError(f"scores are {scores.dtype}; rows are float32 or float64")
         expected = vocab_size if ids is None else ids.size
         if scores.ndim != 1 or scores.size != expected:
@@ -48,7 +52,7 @@ class Row:
     def dense(cls, scores: npt.ArrayLike) -> Row:
         """A whole row from scores [vocab_size]; integers and lists become float64."""
         array = np.asarray(scores)
-        if array.dtype not in (np.float32, np.float64):
+        if str(array.dtype) not in _DTYPES:
             array = array.astype(np.float64)
         return cls(array, array.size)
 
@@ -132,7 +136,7 @@ class Row:
     # -- making new rows -------------------------------------------------------------------------
 
     def keep(self, mask: Mask) -> Row:
-        """Only the entries where `mask` [n] is true, and possible."""
+        """Only the entries where `mask` [n] is true."""
         if mask.all():
             return self
         kept = np.flatnonzero(mask)
@@ -168,7 +172,7 @@ class Row:
         return index[present], present
 
 
-def _readonly(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+def _readonly(array: npt.NDArray[_T]) -> npt.NDArray[_T]:
     view = array.view()
     view.flags.writeable = False
     return view

@@ -8,11 +8,12 @@ decoder) ends that request only.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import numpy as np
 
@@ -30,8 +31,8 @@ from decodery.core.requests import Call, Emit, Grow, Open, Request, Score
 from decodery.core.row import Row
 from decodery.core.source import (
     Blend,
-    Growth,
     Grown,
+    Growth,
     Model,
     Policy,
     Source,
@@ -185,12 +186,11 @@ class Runner:
 
     def _admit(self) -> None:
         """First come, first served: a request waits until its whole need is free."""
+        for handle in [handle for handle in self.waiting if handle.cancelled]:
+            self.waiting.remove(handle)
+            self._finish(handle, _emitted(handle, "cancelled"))
         while self.waiting:
             handle = self.waiting[0]
-            if handle.cancelled:
-                self.waiting.popleft()
-                self._finish(handle, _emitted(handle, "cancelled"))
-                continue
             if not reserve(handle.needs):
                 return
             self.waiting.popleft()
@@ -204,20 +204,20 @@ class Runner:
     def _advance(self, handle: Handle) -> None:
         """Let a decoder run until it asks for a forward, a score or a call, or ends."""
         try:
-            over = self._overspent(handle)
+            over = _out_of_time(handle)
             while True:
                 requests = self._resume(handle, over)
-                over = None
                 for request in requests:
                     if isinstance(request, Emit):
                         _emit(handle, request)
                 handle.requests = requests
                 handle.answers = [None] * len(requests)
-                if any(not isinstance(request, Emit) for request in requests):
+                over = _out_of_calls(handle)
+                if over is None and any(not isinstance(request, Emit) for request in requests):
                     self._prepare(handle)
                     return
         except StopIteration as stop:
-            self._finish(handle, cast("list[Completion]", stop.value))
+            self._end(handle, stop.value)
         except BudgetExhausted as stop:
             self._finish(handle, _emitted(handle, cast("FinishReason", stop.reason)))
         except Exception as error:  # a decoder's fault ends its own request, nobody else's
@@ -232,21 +232,15 @@ class Runner:
         else:
             asked = handle.decoding.send(handle.answers[0] if handle.single else handle.answers)
         handle.single = not isinstance(asked, tuple)
-        return asked if isinstance(asked, tuple) else (asked,)
-
-    def _overspent(self, handle: Handle) -> BudgetExhausted | None:
-        budget, report = handle.budget, handle.report
-        if handle.cancelled:
-            return BudgetExhausted("cancelled")
-        if budget.max_calls is not None and report.model_calls >= budget.max_calls:
-            return BudgetExhausted("max_calls")
-        if budget.max_seconds is not None:
-            if time.perf_counter() - handle.admitted >= budget.max_seconds:
-                return BudgetExhausted("max_seconds")
-        return None
+        requests = asked if isinstance(asked, tuple) else (asked,)
+        for request in requests:
+            if not isinstance(request, Request):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TreeError(f"{handle.decoder!r} yielded {request!r}, which is no request")
+        return requests
 
     def _prepare(self, handle: Handle) -> None:
         """Plant the trees that are asked for and check what is to be grown."""
+        asked: set[int] = set()
         for index, request in enumerate(handle.requests):
             if isinstance(request, Open):
                 _check_prompt(request.policy.source, request.prompt, 0)
@@ -255,9 +249,9 @@ class Runner:
                 handle.answers[index] = tree.root
             elif isinstance(request, Grow):
                 for node in request.nodes:
-                    if node.grown or node.dropped:
-                        state = "was dropped" if node.dropped else "is grown already"
-                        raise TreeError(f"{node!r} {state}")
+                    _check_growth(node, asked)
+                    asked.add(id(node))
+                for node in request.nodes:
                     _release_rows_above(node, request.keep_rows)
                 handle.answers[index] = list(request.nodes)
 
@@ -284,7 +278,7 @@ class Runner:
         started = time.perf_counter()
         try:
             grown = model.forward([growth for _, growth in batch])
-        except DecoderyError as error:
+        except Exception as error:  # out of memory, say: it ends the requests of this forward
             for handle, _ in batch:
                 handle.error = error
             return
@@ -363,6 +357,15 @@ class Runner:
 
     # -- the end of a request --------------------------------------------------------------------
 
+    def _end(self, handle: Handle, value: Any) -> None:
+        """A decoder returned: what it gave must be completions."""
+        if _are_completions(value):
+            self._finish(handle, value)
+        else:
+            kind = type(value).__name__
+            error = DecoderyError(f"{handle.decoder!r} returned {kind}, not a list of completions")
+            self._fail(handle, error)
+
     def _finish(self, handle: Handle, completions: list[Completion]) -> None:
         handle.completions = completions
         self._close(handle)
@@ -373,7 +376,8 @@ class Runner:
 
     def _close(self, handle: Handle) -> None:
         if handle.decoding is not None:
-            handle.decoding.close()
+            with contextlib.suppress(Exception):  # a decoder that misbehaves while it is closed
+                handle.decoding.close()
         if handle in self.live:
             del self.live[handle]
             unreserve(handle.needs)
@@ -421,11 +425,56 @@ def _check_prompt(source: Source, prompt: Sequence[int], max_tokens: int) -> Non
 
 
 def _needs(decoder: Decoder, task: Task) -> dict[Model, int]:
-    need = decoder.footprint(len(task.prompt), task.stopping.max_tokens)
+    """The slots of every model that the request may need; members have prompts of their own."""
     needs: dict[Model, int] = {}
-    for leaf in leaves(task.policy.source):
+    source = task.policy.source
+    for leaf, prompt in zip(leaves(source), _leaf_prompts(source, task.prompt), strict=True):
+        _check_prompt(leaf, prompt, task.stopping.max_tokens)
+        need = decoder.footprint(len(prompt), task.stopping.max_tokens)
         needs[leaf] = needs.get(leaf, 0) + need
     return needs
+
+
+def _leaf_prompts(source: Source, prompt: Sequence[int]) -> list[Sequence[int]]:
+    """The prompts of `leaves(source)`, in their order."""
+    if not isinstance(source, Blend):
+        return [prompt]
+    pairs = zip(source.members, source.prompts(prompt), strict=True)
+    return [own for member, given in pairs for own in _leaf_prompts(member, given)]
+
+
+def _are_completions(value: Any) -> TypeGuard[list[Completion]]:
+    return isinstance(value, list) and all(
+        isinstance(item, Completion) for item in cast("list[Any]", value)
+    )
+
+
+def _out_of_time(handle: Handle) -> BudgetExhausted | None:
+    if handle.cancelled:
+        return BudgetExhausted("cancelled")
+    limit = handle.budget.max_seconds
+    if limit is not None and time.perf_counter() - handle.admitted >= limit:
+        return BudgetExhausted("max_seconds")
+    return None
+
+
+def _out_of_calls(handle: Handle) -> BudgetExhausted | None:
+    """Whether what the decoder asks for now needs a forward more than it may have."""
+    limit = handle.budget.max_calls
+    wants = any(isinstance(request, (Open, Grow, Call)) for request in handle.requests)
+    if limit is not None and wants and handle.report.model_calls >= limit:
+        return BudgetExhausted("max_calls")
+    return None
+
+
+def _check_growth(node: Node, asked: set[int]) -> None:
+    """A node to be grown is new, alive, asked for once, and hangs on something grown or asked."""
+    if node.dropped:
+        raise TreeError(f"{node!r} was dropped")
+    if node.grown or id(node) in asked:
+        raise TreeError(f"{node!r} is grown already")
+    if node.parent is None or not (node.parent.grown or id(node.parent) in asked):
+        raise TreeError(f"{node!r} hangs on a node that is not grown, nor earlier in the request")
 
 
 def _plant(policy: Policy, prompt: tuple[int, ...], stream: Any) -> Tree:

@@ -191,7 +191,7 @@ class Node:
             return
         if self.parent is not None:
             self.parent.children.remove(self)
-        stack = [self]
+        stack: list[Node] = [self]
         while stack:
             node = stack.pop()
             stack.extend(node.children)
@@ -201,6 +201,8 @@ class Node:
 
     def abandon(self) -> None:
         """Remove this leaf and every ancestor that no other node needs; the root stays."""
+        if self.dropped or self.is_root:
+            return
         node = self
         while node.parent is not None and len(node.parent.children) == 1:
             if node.parent.is_root:

@@ -1,0 +1,1 @@
+"""Models: the engine, its weights and cache, tokenizers, table models and scorers."""

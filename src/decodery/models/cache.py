@@ -43,9 +43,9 @@ def cache_folder() -> Path:
     named = os.environ.get("DECODERY_CACHE")
     if named:
         return Path(named).expanduser().absolute()
-    shared = os.environ.get("XDG_CACHE_HOME", "")
+    shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # The XDG specification says to ignore a relative path.
-    base = Path(shared) if os.path.isabs(shared) else Path("~/.cache").expanduser()
+    base = shared if shared.is_absolute() else Path("~/.cache").expanduser()
     return base / "decodery"
 
 
@@ -73,31 +73,35 @@ def clear_cache(name: str | None = None) -> int:
         raise _unusable(error) from error
 
 
-def cached(name: str, source: str, build: Callable[[Path], None], needed_bytes: int = 0) -> Path:
+def cached(name: str, source: str, build: Callable[[Path], None]) -> Path:
     """The folder of entry `name`, built by `build(empty folder)` if it is not there.
 
-    Raises `CacheFolderError` where the cache cannot be written or has fewer than `needed_bytes`
-    free. An interrupted or failed build leaves nothing behind; one that was killed leaves a folder
-    that is never read and is removed by a later build.
+    Raises `CacheFolderError` where the cache cannot be written. An interrupted or failed build
+    leaves nothing behind; one that was killed leaves a folder that is never read and is removed by
+    a later build.
     """
     try:
         place = _converted() / name
         if _manifest(place) is not None:
             return place
-        return _build(place, source, build, needed_bytes)
+        return _build(place, source, build)
     except OSError as error:
         raise _unusable(error) from error
 
 
-def _build(place: Path, source: str, build: Callable[[Path], None], needed_bytes: int) -> Path:
+def require_room(folder: Path, nbytes: int) -> None:
+    """Raise `CacheFolderError` where the disk of `folder` has fewer than `nbytes` free."""
+    free = shutil.disk_usage(folder).free
+    if free < nbytes:
+        raise CacheFolderError(
+            f"{folder.parent} has {free >> 20} MiB free and the converted model needs "
+            f"{nbytes >> 20}; set DECODERY_CACHE to a folder with room"
+        )
+
+
+def _build(place: Path, source: str, build: Callable[[Path], None]) -> Path:
     place.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned()
-    free = shutil.disk_usage(place.parent).free
-    if free < needed_bytes:
-        raise CacheFolderError(
-            f"{place.parent} has {free >> 20} MiB free and the converted model needs "
-            f"{needed_bytes >> 20}; set DECODERY_CACHE to a folder with room"
-        )
     draft = place.parent / f"{_BUILDING}{os.getpid()}-{secrets.token_hex(4)}"
     draft.mkdir()
     try:

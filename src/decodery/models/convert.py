@@ -13,22 +13,25 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from decodery.core.errors import ModelFileError, ParameterError
 from decodery.models import gguf
-from decodery.models.cache import cached
+from decodery.models.cache import cached, require_room
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
-    from decodery.models.architectures import Parameter
+    from decodery.models.gguf_architectures import Parameter
 
 FORMAT_VERSION = 1
 _DTYPES = {"bfloat16": ("BF16", 2), "float32": ("F32", 4)}
 _HEAD_BYTES = 1 << 20
 _SAMPLES, _SAMPLE_BYTES = 64, 4096
+_SPECIAL = ("bos", "eos", "eot", "eom", "unknown", "padding")
 
 
 def converted(
@@ -53,7 +56,7 @@ def converted(
         with gguf.read(source) as file:
             _write(file, stored, settings, folder)
 
-    return cached(name, str(source), build, needed_bytes=_estimate(source, stored))
+    return cached(name, str(source), build)
 
 
 def _identity(source: Path, stored: str, settings: Mapping[str, Any]) -> str:
@@ -75,46 +78,28 @@ def _identity(source: Path, stored: str, settings: Mapping[str, Any]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _estimate(source: Path, stored: str) -> int:
-    """Bytes the folder will take at most: every value at the dtype's width, and a tenth."""
-    with gguf.read(source) as file:
-        values = sum(_count(info.shape) for info in file.tensors.values())
-    return int(values * _DTYPES[stored][1] * 1.1)
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
-
-
 def _write(file: gguf.GgufFile, stored: str, settings: Mapping[str, Any], folder: Path) -> None:
     # These import torch and tokenizers, over a second together, and a cached model needs neither.
-    from decodery.models import architectures, gguf_tokenizer
+    from decodery.models import gguf_architectures, gguf_tokenizer
 
-    config = architectures.config(file)
-    parameters = architectures.parameters(file, config)
+    config = gguf_architectures.config(file)
+    parameters = gguf_architectures.parameters(file, config)
     pieces = gguf_tokenizer.tokens(file)
     if len(pieces) > config["vocab_size"]:
         raise ModelFileError(
             f"{file.path}: has {len(pieces)} tokens and embeddings for {config['vocab_size']}"
         )
     ids = {name: gguf_tokenizer.special_id(file, name) for name in _SPECIAL}
-    known = {f"{name}_token_id": ids[name] for name in ("bos", "eos") if ids[name] is not None}
-    if ids["padding"] is not None:
-        known["pad_token_id"] = ids["padding"]
-    _write_json(folder / "config.json", config | known | {"dtype": stored})
+    special = {"bos_token_id": ids["bos"], "pad_token_id": ids["padding"]}
     ends = [ids[name] for name in ("eos", "eot", "eom") if ids[name] is not None]
-    generation = known | {"eos_token_id": list(dict.fromkeys(ends))} | dict(settings)
-    _write_json(folder / "generation_config.json", generation)
+    generation = special | {"eos_token_id": list(dict.fromkeys(ends)) or None}
+    _write_json(
+        folder / "config.json", config | special | {"eos_token_id": ids["eos"], "dtype": stored}
+    )
+    _write_json(folder / "generation_config.json", generation | dict(settings))
     _write_json(folder / "tokenizer_config.json", _tokenizer_config(file, pieces, ids, config))
     gguf_tokenizer.tokenizer(file).save(str(folder / "tokenizer.json"), pretty=False)
-    with (folder / "model.safetensors").open("wb") as stream:
-        _write_tensors(stream, file, parameters, stored)
-
-
-_SPECIAL = ("bos", "eos", "eot", "eom", "unknown", "padding")
+    _write_tensors(folder, file, parameters, stored)
 
 
 def _tokenizer_config(
@@ -147,25 +132,30 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _write_tensors(
-    stream: BinaryIO, file: gguf.GgufFile, parameters: Mapping[str, Parameter], stored: str
+    folder: Path, file: gguf.GgufFile, parameters: Mapping[str, Parameter], stored: str
 ) -> None:
-    """Write the safetensors format: header length, JSON header, then each tensor as it is made."""
+    """Write the safetensors format: header length, JSON header, then each tensor as it is made.
+
+    Raises `CacheFolderError` before the first byte where the disk has not enough room.
+    """
     code, width = _DTYPES[stored]
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     place = 0
     for name, parameter in parameters.items():
-        end = place + _count(parameter.shape) * width
+        end = place + prod(parameter.shape) * width
         header[name] = {"dtype": code, "shape": parameter.shape, "data_offsets": [place, end]}
         place = end
+    require_room(folder, place)
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    stream.write(len(text).to_bytes(8, "little"))
-    stream.write(text)
-    for parameter in parameters.values():
-        stream.write(_values(file, parameter, stored))
+    with (folder / "model.safetensors").open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little"))
+        stream.write(text)
+        for parameter in parameters.values():
+            stream.write(_values(file, parameter, stored).data)
 
 
-def _values(file: gguf.GgufFile, parameter: Parameter, stored: str) -> memoryview:
+def _values(file: gguf.GgufFile, parameter: Parameter, stored: str) -> np.ndarray[Any, Any]:
     """A parameter's bytes in transformers' layout and the storing dtype."""
     import torch
 
@@ -176,7 +166,7 @@ def _values(file: gguf.GgufFile, parameter: Parameter, stored: str) -> memoryvie
         values = gguf.dequantise(file, parameter.stored, dtype)
     if parameter.heads:
         values = _original_rows(values, parameter.heads)
-    return memoryview(values.reshape(-1).view(torch.uint8).numpy())
+    return values.reshape(-1).view(torch.uint8).numpy()
 
 
 def _original_rows(weight: torch.Tensor, heads: int) -> torch.Tensor:

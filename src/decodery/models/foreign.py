@@ -33,15 +33,16 @@ _PROBE_TOKENS = 16
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2}  # else bfloat16's
 _BFLOAT16_TOLERANCE = 1e-1
 
-# Tensors some models pass to every attention function that say nothing about attention itself.
-_HARMLESS_TENSORS = frozenset({"position_ids", "cache_position"})
+# Tensors a model may pass to the attention function although `attend` needs none of them: it knows
+# the mask itself, and keys and queries come rotated.
+_HARMLESS_TENSORS = frozenset({"attention_mask", "position_ids", "cache_position"})
 
 
 class _Handler(Protocol):
     """What answers one attention layer: query [n, heads, head_dim], key and value likewise."""
 
     def __call__(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, layer: LayerAttention
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, layer: LayerAttention, /
     ) -> Tensor: ...
 
 
@@ -71,8 +72,8 @@ class ForeignTransformer:
         Raises `ModelFileError` with the reason when it cannot, or when weights are missing.
         """
         safetensors_files(folder)
+        _refuse_by_config(folder, _load_config(folder))
         model = _load_model(folder, dtype).to(device).eval()
-        _refuse_by_config(folder, model.config)
         _register()
         tokens = _probe_tokens(model)
         try:
@@ -100,7 +101,7 @@ class ForeignTransformer:
             _refuse(
                 folder,
                 f"on a probe text its logits differ by {difference:.2g} from its own forward pass"
-                f" (at most {allowed:.2g}): it has positions, state or a head the engine cannot see",
+                f" (at most {allowed:.2g}): it has positions or state the engine cannot see",
             )
         return self
 
@@ -109,7 +110,7 @@ class ForeignTransformer:
         """tokens, positions [n] int64 -> hidden states after the last norm [n, width]."""
 
         def handler(
-            module: nn.Module, query: Tensor, key: Tensor, value: Tensor, layer: LayerAttention
+            module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _: LayerAttention
         ) -> Tensor:
             return attend(self._indices[module], query, key, value)
 
@@ -157,7 +158,9 @@ class _Probe:
         count = model.config.num_hidden_layers
         if len(self.layers) != count:
             _refuse(
-                self.folder, f"{len(self.layers)} of its {count} layers have attention of their own"
+                self.folder,
+                f"{len(self.layers)} of its {count} layers ask for attention, the rest (recurrent"
+                " or convolutional layers, perhaps) work in a way the engine cannot see",
             )
         if set(self._calls.values()) != {2}:
             _refuse(self.folder, "a layer attends more than once")
@@ -240,11 +243,20 @@ def _run_body(model: Any, tokens: Tensor, positions: Tensor) -> Tensor:
     return output.last_hidden_state[0]
 
 
+def _load_config(folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # a config class of transformers may raise anything
+        _refuse(folder, f"transformers cannot read it ({type(error).__name__}: {error})", error)
+
+
 def _load_model(folder: Path, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             attn_implementation="eager",  # the probe's reference: every model has it, with softcaps
@@ -255,6 +267,7 @@ def _load_model(folder: Path, dtype: torch.dtype) -> Any:
         )
     except Exception as error:  # a model class of transformers may raise anything
         _refuse(folder, f"transformers cannot load it ({type(error).__name__}: {error})", error)
+    model, report = loaded
     for kind in ("missing_keys", "mismatched_keys", "error_msgs"):
         if report.get(kind):
             raise ModelFileError(
@@ -266,6 +279,8 @@ def _load_model(folder: Path, dtype: torch.dtype) -> Any:
 def _refuse_by_config(folder: Path, config: Any) -> None:
     if getattr(config, "is_encoder_decoder", False):
         _refuse(folder, "it is an encoder-decoder")
+    if config.get_text_config() is not config:
+        _refuse(folder, "it is multi-modal; only text models are decoded")
     if not isinstance(getattr(config, "max_position_embeddings", None), int):
         _refuse(folder, "its config names no max_position_embeddings")
     for kind in sorted(_rope_kinds(getattr(config, "rope_parameters", None))):
@@ -315,7 +330,7 @@ def _attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None = None,
+    *_: Tensor | None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -334,7 +349,7 @@ def _attention(
         value[0].transpose(0, 1),
         LayerAttention(sliding_window, scale, softcap),
     )
-    return answered.view(1, query.shape[2], query.shape[1], -1), None
+    return answered.reshape(1, query.shape[2], query.shape[1], -1), None
 
 
 @contextlib.contextmanager

@@ -139,9 +139,9 @@ class TextArray(Sequence[str]):
         try:
             return self._data[self._places[index] + 8 : stop].decode()
         except UnicodeDecodeError as error:
-            _fail(self._path, f"{_shown(self._key)}[{index}] is not UTF-8: {error.reason}")
+            _fail(self._path, f"{shown(self._key)}[{index}] is not UTF-8: {error.reason}")
         except ValueError:
-            _fail(self._path, f"{_shown(self._key)} was read after the file was closed")
+            _fail(self._path, f"{shown(self._key)} was read after the file was closed")
 
 
 Value: TypeAlias = "bool | int | float | str | np.ndarray[Any, Any] | TextArray | tuple[Value, ...]"
@@ -184,12 +184,12 @@ class GgufFile:
         try:
             return np.frombuffer(self._data, np.uint8, info.nbytes, info.offset)
         except ValueError:
-            _fail(self.path, f"tensor {_shown(name)} was read after the file was closed")
+            _fail(self.path, f"tensor {shown(name)} was read after the file was closed")
 
     def tensor(self, name: str) -> TensorInfo:
         """The entry of a tensor; `ModelFileError` when the file has none of that name."""
         if name not in self.tensors:
-            _fail(self.path, f"has no tensor {_shown(name)} among its {len(self.tensors)}")
+            _fail(self.path, f"has no tensor {shown(name)} among its {len(self.tensors)}")
         return self.tensors[name]
 
     def close(self) -> None:
@@ -222,10 +222,7 @@ def read(path: str | os.PathLike[str]) -> GgufFile:
     try:
         return _Parser(place, data).file()
     except BaseException:
-        try:
-            data.close()
-        except BufferError:
-            pass  # the traceback still holds views; the map goes with them
+        data.close()
         raise
 
 
@@ -238,7 +235,7 @@ def dequantise(
     that is not supported, with the ones that are.
     """
     # torch takes over a second to import, and reading metadata does not need it.
-    from decodery.models.quants import dequantise_tensor
+    from decodery.models.gguf_quants import dequantise_tensor
 
     return dequantise_tensor(file, name, dtype).to(device)
 
@@ -247,9 +244,11 @@ def _fail(path: Path, problem: str) -> NoReturn:
     raise ModelFileError(f"{path}: {problem}") from None
 
 
-def _shown(text: str) -> str:
-    """A name out of the file, safe to print on one line."""
-    return repr(text if len(text) <= 80 else text[:80] + "...")
+def shown(value: object) -> str:
+    """A name or value out of a file, safe to print on one line."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= 80 else value[:80] + "...")
+    return " ".join(str(value).split())[:80]
 
 
 def _mapped(path: Path) -> mmap.mmap:
@@ -304,33 +303,33 @@ class _Parser:
             if not key:
                 _fail(self.path, f"metadata key {index} is empty")
             if key in metadata:
-                _fail(self.path, f"metadata key {_shown(key)} is there twice")
-            metadata[key] = self._value(key, self._u32(f"type of {_shown(key)}"))
+                _fail(self.path, f"metadata key {shown(key)} is there twice")
+            metadata[key] = self._value(key, self._u32(f"type of {shown(key)}"))
         return metadata
 
     def _value(self, key: str, kind: int) -> Value:
         if kind in _SCALARS:
             return self._scalar(key, kind)
         if kind == _TEXT:
-            return self._text(_shown(key), MAX_TEXT_BYTES)
+            return self._text(shown(key), MAX_TEXT_BYTES)
         if kind == _ARRAY:
             return self._array(key, depth=1)
-        _fail(self.path, f"{_shown(key)} has value type {kind}; allowed are 0 to 12")
+        _fail(self.path, f"{shown(key)} has value type {kind}; allowed are 0 to 12")
 
     def _scalar(self, key: str, kind: int) -> bool | int | float:
         form = struct.Struct("<" + _SCALARS[kind])
-        value = form.unpack_from(self.data, self._take(form.size, _shown(key)))[0]
+        value = form.unpack_from(self.data, self._take(form.size, shown(key)))[0]
         return self._bool(key, value) if kind == _BOOL else value
 
     def _bool(self, key: str, value: int) -> bool:
         if value not in (0, 1):
-            _fail(self.path, f"{_shown(key)} is a bool stored as {value}; allowed are 0 and 1")
+            _fail(self.path, f"{shown(key)} is a bool stored as {value}; allowed are 0 and 1")
         return bool(value)
 
     def _array(self, key: str, depth: int) -> Value:
         if depth > MAX_ARRAY_DEPTH:
-            _fail(self.path, f"{_shown(key)} nests arrays deeper than {MAX_ARRAY_DEPTH}")
-        start = self._take(_ARRAY_HEAD.size, f"array head of {_shown(key)}")
+            _fail(self.path, f"{shown(key)} nests arrays deeper than {MAX_ARRAY_DEPTH}")
+        start = self._take(_ARRAY_HEAD.size, f"array head of {shown(key)}")
         kind, count = _ARRAY_HEAD.unpack_from(self.data, start)
         if kind in _SCALARS:
             return self._numbers(key, kind, count)
@@ -338,11 +337,11 @@ class _Parser:
             return self._texts(key, count)
         if kind == _ARRAY:
             return self._arrays(key, count, depth)
-        _fail(self.path, f"{_shown(key)} is an array of type {kind}; allowed are 0 to 12")
+        _fail(self.path, f"{shown(key)} is an array of type {kind}; allowed are 0 to 12")
 
     def _numbers(self, key: str, kind: int, count: int) -> np.ndarray[Any, Any]:
         dtype = np.dtype("<" + _SCALARS[kind])
-        start = self._take(count * dtype.itemsize, f"array {_shown(key)} of {count}")
+        start = self._take(count * dtype.itemsize, f"array {shown(key)} of {count}")
         if not count:
             return np.empty(0, dtype)
         # Copied (at most the bytes it has in the file), so that closing the file unmaps it.
@@ -354,44 +353,42 @@ class _Parser:
         return values.view(np.bool_)
 
     def _texts(self, key: str, count: int) -> TextArray:
-        self._fits(count, 8, f"array {_shown(key)}")
+        self._fits(count, 8, f"array {shown(key)}")
         places = array("Q")
         data, size, place = self.data, self.size, self.place
         note, length_at = places.append, _U64.unpack_from
         for index in range(count):  # the hot loop: 100 thousand strings in a usual file
             if place + 8 > size:
-                _fail(self.path, f"ends inside {_shown(key)}[{index}]")
+                _fail(self.path, f"ends inside {shown(key)}[{index}]")
             note(place)
             place += 8 + length_at(data, place)[0]
             if place > size:
-                _fail(self.path, f"{_shown(key)}[{index}] runs past the end of the file")
+                _fail(self.path, f"{shown(key)}[{index}] runs past the end of the file")
         self.place = place
         return TextArray(data, self.path, key, places, place)
 
     def _arrays(self, key: str, count: int, depth: int) -> tuple[Value, ...]:
-        self._fits(count, _ARRAY_HEAD.size, f"array {_shown(key)}")
+        self._fits(count, _ARRAY_HEAD.size, f"array {shown(key)}")
         self.nested += count
         if self.nested > MAX_NESTED_ARRAYS:
-            _fail(self.path, f"{_shown(key)} makes more than {MAX_NESTED_ARRAYS} nested arrays")
+            _fail(self.path, f"{shown(key)} makes more than {MAX_NESTED_ARRAYS} nested arrays")
         return tuple(self._array(key, depth + 1) for _ in range(count))
 
     def _alignment(self, metadata: Mapping[str, Value]) -> int:
         value = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not whole or not 1 <= value <= MAX_ALIGNMENT or value & (value - 1):
-            _fail(
-                self.path,
-                f"general.alignment is {_shown(str(value))}; "
-                f"allowed are powers of two up to {MAX_ALIGNMENT}",
-            )
-        return value
+        if type(value) is int and 1 <= value <= MAX_ALIGNMENT and value & (value - 1) == 0:
+            return value
+        _fail(
+            self.path,
+            f"general.alignment is {shown(value)}; allowed are powers of two up to {MAX_ALIGNMENT}",
+        )
 
     def _tensors(self, count: int, alignment: int) -> dict[str, TensorInfo]:
         found: dict[str, TensorInfo] = {}
         for index in range(count):
             info = self._tensor(index, alignment)
             if info.name in found:
-                _fail(self.path, f"tensor {_shown(info.name)} is there twice")
+                _fail(self.path, f"tensor {shown(info.name)} is there twice")
             found[info.name] = info
         start = -(-self.place // alignment) * alignment
         placed = {name: self._placed(info, start) for name, info in found.items()}
@@ -402,7 +399,7 @@ class _Parser:
         name = self._text(f"name of tensor {index}", MAX_NAME_BYTES)
         if not name:
             _fail(self.path, f"tensor {index} has an empty name")
-        label = f"tensor {_shown(name)}"
+        label = f"tensor {shown(name)}"
         rank = self._u32(f"dimensions of {label}")
         if not 1 <= rank <= MAX_DIMENSIONS:
             _fail(self.path, f"{label} has {rank} dimensions; allowed are 1 to {MAX_DIMENSIONS}")
@@ -426,7 +423,8 @@ class _Parser:
         if shape[-1] % block.elements:
             _fail(
                 self.path,
-                f"{label} has rows of {shape[-1]}; {block.name} needs multiples of {block.elements}",
+                f"{label} has rows of {shape[-1]}; "
+                f"{block.name} needs multiples of {block.elements}",
             )
         nbytes = prod(shape) // block.elements * block.nbytes
         if nbytes > self.size:
@@ -442,7 +440,7 @@ class _Parser:
         if offset + info.nbytes > self.size:
             _fail(
                 self.path,
-                f"tensor {_shown(info.name)} ends at byte {offset + info.nbytes}; "
+                f"tensor {shown(info.name)} ends at byte {offset + info.nbytes}; "
                 f"the file has {self.size} (truncated?)",
             )
         return replace(info, offset=offset)
@@ -451,7 +449,7 @@ class _Parser:
         ordered = sorted(tensors.values(), key=lambda info: info.offset)
         for first, second in pairwise(ordered):
             if first.offset + first.nbytes > second.offset:
-                _fail(self.path, f"tensors {_shown(first.name)} and {_shown(second.name)} overlap")
+                _fail(self.path, f"tensors {shown(first.name)} and {shown(second.name)} overlap")
 
     def _take(self, nbytes: int, what: str) -> int:
         """Step over `nbytes` and return where they start, or fail if the file ends before."""

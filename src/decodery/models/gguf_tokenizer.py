@@ -21,7 +21,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, p
 from tokenizers.models import BPE
 
 from decodery.core.errors import ModelFileError
-from decodery.models.gguf import GgufFile, TextArray
+from decodery.models.gguf import GgufFile, TextArray, shown
 
 CONTROL, USER_DEFINED = 3, 4
 
@@ -65,7 +65,7 @@ def tokenizer(file: GgufFile) -> Tokenizer:
         made = _sentencepiece(file)
     else:
         raise ModelFileError(
-            f"{file.path}: tokenizer.ggml.model is {str(kind)[:40]!r}; supported are gpt2 "
+            f"{file.path}: tokenizer.ggml.model is {shown(kind)}; supported are gpt2 "
             "(byte-level BPE) and llama (SentencePiece)"
         )
     _set_template(made, file)
@@ -85,7 +85,7 @@ def special_id(file: GgufFile, name: str) -> int | None:
         return None
     count = len(_array(file, "tokenizer.ggml.tokens"))
     if not isinstance(value, int) or not 0 <= value < count:
-        raise ModelFileError(f"{file.path}: {key} is {str(value)[:40]}; the vocabulary has {count}")
+        raise ModelFileError(f"{file.path}: {key} is {shown(value)}; the vocabulary has {count}")
     return int(value)
 
 
@@ -100,7 +100,7 @@ def _byte_level(file: GgufFile) -> Tokenizer:
     pre = file.metadata.get("tokenizer.ggml.pre", "default")
     if pre not in PRE_TOKENIZERS:
         raise ModelFileError(
-            f"{file.path}: tokenizer.ggml.pre is {str(pre)[:40]!r}; supported: "
+            f"{file.path}: tokenizer.ggml.pre is {shown(pre)}; supported: "
             f"{', '.join(PRE_TOKENIZERS)}"
         )
     pieces = tokens(file)
@@ -136,7 +136,7 @@ def _splitter(split: str) -> pre_tokenizers.PreTokenizer:
 def _pair(file: GgufFile, merge: str) -> tuple[str, str]:
     left, space, right = merge.partition(" ")
     if not (left and space and right) or " " in right:
-        raise ModelFileError(f"{file.path}: the merge {merge[:40]!r} is not two tokens")
+        raise ModelFileError(f"{file.path}: the merge {shown(merge)} is not two tokens")
     return left, right
 
 
@@ -167,7 +167,7 @@ def _add_marked(made: Tokenizer, file: GgufFile, pieces: list[str]) -> None:
 def _sentencepiece(file: GgufFile) -> Tokenizer:
     # Seconds to import, and only this kind of file needs it.
     try:
-        from transformers.integrations.gguf import convert_gguf_tokenizer
+        from transformers.integrations.gguf.gguf_tokenizer_mapping import convert_gguf_tokenizer
     except ImportError as error:
         raise ModelFileError(
             f"{file.path}: converting a SentencePiece vocabulary needs transformers 5.23 or "

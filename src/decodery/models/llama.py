@@ -5,11 +5,11 @@
                      x = x + down(act(gate(norm(x))) * up(norm(x)))
     hidden = norm(x);  logits = head(hidden)
 
-(Gemma 3 norms what each branch adds as well.) Plain dataclasses of weights and plain functions, read top to bottom. The projections of query, key
-and value are one matrix, gate and up another. Casts happen in the order of transformers, so float32
-logits agree to about 1e-5. Every operation works on rows alone and rounds without regard to the
-other rows: on CPU in float32 a node's hidden state is the same, bit for bit, in any batch, as far
-as `attend` keeps to that too.
+(Gemma 3 norms what each branch adds as well.) Plain dataclasses of weights and plain functions,
+read top to bottom. The projections of query, key and value are one matrix, gate and up another.
+Casts happen in the order of transformers, so float32 logits agree to about 1e-5. Every operation
+works on rows alone and rounds without regard to the other rows: on CPU in float32 a node's hidden
+state is the same, bit for bit, in any batch, as far as `attend` keeps to that too.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Attend(Protocol):
     """What a transformer calls at every layer, once, in layer order."""
 
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, /) -> Tensor:
         """Stores the new nodes' keys and values; attends each to its ancestors and itself.
 
         query: [n, heads, head_dim], key and value: [n, kv_heads, head_dim] of the n new nodes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from decodery.core.card import Card, Method
 from decodery.core.decoder import Decoder, Decoding, Task, completion
@@ -30,6 +31,8 @@ class Params(Parameters):
 
 @dataclass(frozen=True)
 class Greedy(Decoder):
+    reads_argmax_only: ClassVar[bool] = True
+
     def decode(self, task: Task) -> Decoding:
         tip: Node = yield Open(task.policy, task.prompt)
         while True:

@@ -35,6 +35,10 @@ class Params(Parameters):
 class Sample(Decoder):
     n: int = 1
 
+    @property
+    def sequences(self) -> int:
+        return self.n
+
     def decode(self, task: Task) -> Decoding:
         return (yield from branches(task, self.n))
 

@@ -34,7 +34,7 @@ CARD = Card(
     year=1976,
     source="textbook; details as in transformers' generate",
     calls_per_token="1 (beams tokens wide)",
-    reductions=(Reduction({"beams": 1}, "greedy"),),
+    reductions=(Reduction({"beams": 1, "early_stopping": True}, "greedy"),),
     deviations=(
         "early_stopping=False stops by the exact bound on what a live beam can reach, where"
         " transformers uses a heuristic",
@@ -95,6 +95,10 @@ class BeamSearch(Decoder):
     n: int
     length_penalty: float
     early_stopping: bool
+
+    @property
+    def sequences(self) -> int:
+        return self.n
 
     def decode(self, task: Task) -> Decoding:
         root: Node = yield Open(task.policy, task.prompt)

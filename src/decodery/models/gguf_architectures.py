@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from decodery.core.errors import ModelFileError, nearest
-from decodery.models.gguf import GgufFile
-from decodery.models.quants import dequantise_tensor
+from decodery.models.gguf import GgufFile, shown
+from decodery.models.gguf_quants import dequantise_tensor
 
 Config = dict[str, Any]
 
@@ -46,7 +46,7 @@ class Architecture:
     reordered: bool = False
     minus_one_norms: bool = False
     unused: tuple[str, ...] = ()
-    details: Callable[[Config, GgufFile], Config] = field(default=lambda config, file: {})
+    details: Callable[[GgufFile], Config] | None = None
 
 
 _ATTENTION = {
@@ -78,7 +78,7 @@ _FOUR_NORMS = {
 }
 
 
-def _llama_details(config: Config, file: GgufFile) -> Config:
+def _llama_details(file: GgufFile) -> Config:
     window = file.metadata.get("llama.attention.sliding_window")
     if window is None:
         return {"attention_bias": False, "mlp_bias": False}
@@ -90,13 +90,13 @@ def _llama_details(config: Config, file: GgufFile) -> Config:
     }
 
 
-def _gemma3_details(config: Config, file: GgufFile) -> Config:
+def _gemma3_details(file: GgufFile) -> Config:
+    heads, hidden = whole(file, "attention.head_count"), whole(file, "embedding_length")
     # llama.cpp scales the 27B model's queries by its width over its heads, all others by the
     # head's width (`llama_model::load_hparams`, LLM_ARCH_GEMMA3).
-    largest = config["num_hidden_layers"] == 62
-    scalar = config["hidden_size"] // config["num_attention_heads"]
+    largest = whole(file, "block_count") == 62
     return {
-        "query_pre_attn_scalar": scalar if largest else config["head_dim"],
+        "query_pre_attn_scalar": hidden // heads if largest else _head_width(file, hidden, heads),
         "sliding_window": whole(file, "attention.sliding_window"),
         "rope_local_base_freq": 10_000.0,
         "hidden_activation": "gelu_pytorch_tanh",
@@ -135,7 +135,7 @@ def architecture(file: GgufFile) -> Architecture:
     name = file.metadata.get("general.architecture")
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise ModelFileError(
-            f"{file.path}: cannot convert the architecture {name!r}; "
+            f"{file.path}: cannot convert the architecture {shown(name)}; "
             f"{nearest(str(name), ARCHITECTURES)}"
         )
     if file.metadata.get(f"{name}.expert_count"):
@@ -151,7 +151,7 @@ def whole(file: GgufFile, key: str, default: int | None = None) -> int:
     name = f"{file.metadata['general.architecture']}.{key}"
     value = file.metadata.get(name, default)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
-        said = "is missing" if value is None else f"is {str(value)[:40]}"
+        said = "is missing" if value is None else f"is {shown(value)}"
         raise ModelFileError(f"{file.path}: {name} {said}; it has to be a positive whole number")
     return value
 
@@ -160,11 +160,10 @@ def real(file: GgufFile, key: str, default: float | None = None) -> float:
     """A positive, finite number under the architecture's prefix, such as `rope.freq_base`."""
     name = f"{file.metadata['general.architecture']}.{key}"
     value = file.metadata.get(name, default)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not (math.isfinite(value) and value > 0):
-        said = "is missing" if value is None else f"is {str(value)[:40]}"
-        raise ModelFileError(f"{file.path}: {name} {said}; it has to be a positive number")
-    return float(value)
+    if isinstance(value, (int, float)) and math.isfinite(value) and value > 0:
+        return float(value)
+    said = "is missing" if value is None else f"is {shown(value)}"
+    raise ModelFileError(f"{file.path}: {name} {said}; it has to be a positive number")
 
 
 def config(file: GgufFile) -> Config:
@@ -192,7 +191,7 @@ def config(file: GgufFile) -> Config:
     scaling = _rope_scaling(file, made)
     if scaling is not None:
         made["rope_scaling"] = scaling
-    return made | kind.details(made, file)
+    return made | kind.details(file) if kind.details else made
 
 
 def parameters(file: GgufFile, config: Config) -> dict[str, Parameter]:
@@ -277,7 +276,7 @@ def _rope_scaling(file: GgufFile, config: Config) -> dict[str, Any] | None:
         return None
     if kind not in ("linear", "yarn"):
         raise ModelFileError(
-            f"{file.path}: {prefix}.type is {str(kind)[:40]!r}; allowed are none, linear and yarn"
+            f"{file.path}: {prefix}.type is {shown(kind)}; allowed are none, linear and yarn"
         )
     scaling: dict[str, Any] = {"rope_type": kind, "factor": real(file, "rope.scaling.factor")}
     if kind == "yarn":
@@ -313,7 +312,7 @@ def _llama3_scaling(file: GgufFile, config: Config) -> dict[str, Any]:
 def _llama3_divisors(
     scaling: Mapping[str, Any], theta: float, head_width: int
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """llama.cpp's `rope_freqs` for a model with this scaling (`LlamaModel.generate_extra_tensors`)."""
+    """llama.cpp's `rope_freqs` for this scaling (`LlamaModel.generate_extra_tensors`)."""
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     turns = scaling["original_max_position_embeddings"] / (
         2 * math.pi * theta ** (np.arange(0, head_width, 2) / head_width)

@@ -1,0 +1,5 @@
+"""`python -m decodery`."""
+
+from decodery.cli.main import main
+
+main()

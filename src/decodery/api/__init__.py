@@ -1,0 +1,1 @@
+"""What users call: load a model, plan a run from names and values, generate, stream."""

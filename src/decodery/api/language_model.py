@@ -1,0 +1,286 @@
+"""A language model with its tokenizer: the source that users hold.
+
+`lm.generate(prompt, method="min_p", min_p=0.1)` plans a run by names; `lm | chain(...)` makes a
+policy for `decodery.generate` and `decodery.stream`, which take any policy whose source has text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
+
+from decodery.api.generation import Generation, TextEvents, sample
+from decodery.api.plan import DEFAULT_MAX_TOKENS, Effective, Plan, make_plan, refuse_idle
+from decodery.core.decoder import Decoder, Task
+from decodery.core.errors import ParameterError, PromptError
+from decodery.core.rng import Stream
+from decodery.core.runner import Budget, Handle, Runner
+from decodery.core.source import Blend, Policy, Source
+from decodery.core.stopping import Stopping
+from decodery.core.trace import Trace
+from decodery.models.causal import CausalModel
+from decodery.models.chat import prompt_messages, render
+from decodery.models.tokenizer import Tokenizer
+from decodery.models.transformer import Transformer
+
+Message = Mapping[str, Any]
+Prompt = str | Sequence[Message] | Sequence[int]
+
+
+class LanguageModel(CausalModel):
+    """A causal model that reads and writes text.
+
+    `recommended` are sampler settings its authors publish; a run uses them, and says so, only when
+    it names neither a method nor a sampler parameter.
+    """
+
+    def __init__(
+        self,
+        transformer: Transformer,
+        tokenizer: Tokenizer,
+        *,
+        name: str,
+        cache_tokens: int | None = None,
+        recommended: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            transformer, name=name, eos_ids=tokenizer.eos_ids, cache_tokens=cache_tokens
+        )
+        self.tokenizer = tokenizer
+        self.recommended = dict(recommended or {})
+
+    def __repr__(self) -> str:
+        size = self.transformer.parameters / 1e6
+        return f"LanguageModel({self.name}, {size:.0f}M parameters, {self.transformer.dtype})"
+
+    # -- text ------------------------------------------------------------------------------------
+
+    def prompt_tokens(
+        self, prompt: Prompt, *, system: str | None = None, raw: bool = False
+    ) -> tuple[tuple[int, ...], str]:
+        """Tokens and text of a prompt.
+
+        A string becomes a user message of the chat template, unless `raw` or the model has none;
+        a list of messages goes through the template; a list of ids is taken as it is.
+        """
+        if not isinstance(prompt, str) and all(isinstance(item, int) for item in prompt):
+            if system is not None:
+                raise ParameterError("system needs a prompt of text or messages, not of token ids")
+            tokens = tuple(int(item) for item in prompt)  # type: ignore[arg-type]
+            return _nonempty(tokens), self.tokenizer.decode(tokens)
+        template = self.tokenizer.chat_template
+        if isinstance(prompt, str):
+            if not prompt.strip() and not raw:
+                raise PromptError("the prompt is empty; give some text")
+            if raw or template is None:
+                if system is not None:
+                    raise ParameterError("system needs a chat template, which raw leaves out")
+                return _nonempty(tuple(self.tokenizer.encode(prompt))), prompt
+            messages = prompt_messages(prompt, system)
+        else:
+            messages = _with_system([dict(message) for message in prompt], system)  # type: ignore[arg-type]
+        if template is None:
+            raise ParameterError(f"{self.name} has no chat template; give the prompt as text")
+        text = render(
+            template,
+            messages,
+            bos_token=self.tokenizer.bos_token,
+            eos_token=self.tokenizer.eos_token,
+        )
+        return _nonempty(tuple(self.tokenizer.encode(text, add_special=False))), text
+
+    # -- running ---------------------------------------------------------------------------------
+
+    @overload
+    def generate(self, prompt: str, **options: Any) -> Generation: ...
+    @overload
+    def generate(self, prompt: Sequence[str], **options: Any) -> list[Generation]: ...
+    @overload
+    def generate(self, prompt: Sequence[Message] | Sequence[int], **options: Any) -> Generation: ...
+
+    def generate(self, prompt: Any, **options: Any) -> Any:
+        """Run to the end. A list of strings is a batch of prompts, answered in one runner.
+
+        Options: `method`, every parameter of the method and of any sampler, the parameters of
+        every run (`max_tokens`, `seed`, `stop`, ...), and `system`, `raw`, `trace`.
+        """
+        if not isinstance(prompt, str) and prompt and all(isinstance(item, str) for item in prompt):
+            return self._batch(list(prompt), options)
+        events = self.stream(prompt, **options)
+        for _ in events:
+            pass
+        return events.generation
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        method: str | Decoder | None = None,
+        system: str | None = None,
+        raw: bool = False,
+        trace: Trace | bool = False,
+        **parameters: Any,
+    ) -> TextEvents:
+        """Run and iterate over text as it becomes final; takes what `generate` takes."""
+        plan = make_plan(method, parameters, self.recommended)
+        runner = Runner()
+        handle, finish = self._submit(runner, prompt, plan, system, raw, trace)
+        return TextEvents(runner, handle, self.tokenizer, finish)
+
+    def _batch(self, prompts: list[str], options: dict[str, Any]) -> list[Generation]:
+        options = dict(options)
+        method = options.pop("method", None)
+        system, raw = options.pop("system", None), options.pop("raw", False)
+        trace = options.pop("trace", False)
+        plan = make_plan(method, options, self.recommended)
+        runner = Runner()
+        try:
+            ended = [self._submit(runner, item, plan, system, raw, trace) for item in prompts]
+            runner.run()
+        finally:
+            runner.close()
+        return [finish(handle) for handle, finish in ended]
+
+    def _submit(
+        self,
+        runner: Runner,
+        prompt: Prompt,
+        plan: Plan,
+        system: str | None,
+        raw: bool,
+        trace: Trace | bool,
+    ) -> tuple[Handle, Any]:
+        tokens, text = self.prompt_tokens(prompt, system=system, raw=raw)
+        return submit(
+            runner,
+            Policy(self, plan.sampler),
+            plan,
+            tokens=tokens,
+            text=text,
+            tokenizer=self.tokenizer,
+            trace=trace,
+        )
+
+
+def submit(
+    runner: Runner,
+    policy: Policy,
+    plan: Plan,
+    *,
+    tokens: tuple[int, ...],
+    text: str,
+    tokenizer: Tokenizer,
+    trace: Trace | bool = False,
+) -> tuple[Handle, Any]:
+    """Queue a planned run; returns its handle and the function that makes its generation."""
+    source, run = policy.source, plan.run
+    max_tokens, noted = _max_tokens(source, len(tokens), run.max_tokens)
+    for token in run.stop_ids:
+        if not 0 <= token < source.vocab_size:
+            raise ParameterError(
+                f"stop_ids has {token}, outside the vocabulary of {source.vocab_size}"
+            )
+    stopping = Stopping(
+        max_tokens=max_tokens,
+        eos_ids=source.eos_ids,
+        stop_ids=frozenset(run.stop_ids),
+        stop=run.stop,
+        ignore_eos=run.ignore_eos,
+        decode=tokenizer.decode,
+    )
+    task = Task(policy, tokens, stopping, Stream(plan.seed), text, tokenizer.decode)
+    record = Trace() if trace is True else (trace or None)
+    handle = runner.submit(plan.decoder, task, Budget(run.max_calls, run.max_seconds), trace=record)
+    parameters = plan.describe() | {"max_tokens": {"value": noted.value, "from": noted.origin}}
+
+    def finish(handle: Handle) -> Generation:
+        return Generation(
+            samples=tuple(sample(item, tokenizer, stopping) for item in handle.result()),
+            method=plan.method,
+            model=source.name,
+            seed=plan.seed,
+            parameters=parameters,
+            report=handle.report,
+            trace=record,
+        )
+
+    return handle, finish
+
+
+def generate(policy: Policy | Source, prompt: Prompt, **options: Any) -> Generation:
+    """Run a policy to the end: any source with text, any sampler chain, any decoder.
+
+    Options: `decoder` (an object or a name), its parameters, run parameters, `system`, `raw`,
+    `trace`. Samplers belong into the policy.
+    """
+    events = stream(policy, prompt, **options)
+    for _ in events:
+        pass
+    return events.generation
+
+
+def stream(
+    policy: Policy | Source,
+    prompt: Prompt,
+    *,
+    decoder: Decoder | str | None = None,
+    system: str | None = None,
+    raw: bool = False,
+    trace: Trace | bool = False,
+    **parameters: Any,
+) -> TextEvents:
+    """Like `generate`, as an iterator over text that is final."""
+    policy = policy if isinstance(policy, Policy) else Policy(policy)
+    model = text_model(policy.source)
+    plan = make_plan(decoder, parameters)
+    if plan.sampler.stages:
+        raise ParameterError(
+            f"sampler parameters go into the policy: source | chain({plan.sampler.stages[0]!r})"
+        )
+    refuse_idle(plan.decoder, policy.sampler)
+    tokens, text = model.prompt_tokens(prompt, system=system, raw=raw)
+    runner = Runner()
+    handle, finish = submit(
+        runner, policy, plan, tokens=tokens, text=text, tokenizer=model.tokenizer, trace=trace
+    )
+    return TextEvents(runner, handle, model.tokenizer, finish)
+
+
+def text_model(source: Source) -> LanguageModel:
+    """The first model with a tokenizer under a source."""
+    if isinstance(source, LanguageModel):
+        return source
+    if isinstance(source, Blend):
+        return text_model(source.members[0])
+    raise ParameterError(f"{source.name} has no tokenizer; run its decoder on a Runner instead")
+
+
+def _max_tokens(source: Source, prompt: int, asked: int | None) -> tuple[int, Effective]:
+    """The token budget: what was asked, or the default, or what is left of the context."""
+    if asked is not None:
+        return asked, Effective(asked, "user")
+    room = DEFAULT_MAX_TOKENS
+    if source.context_length is not None:
+        room = min(room, source.context_length - prompt)
+    if room < 1:
+        raise PromptError(
+            f"the prompt of {prompt} tokens leaves no room in the context of"
+            f" {source.context_length} tokens of {source.name}"
+        )
+    return room, Effective(room, "default")
+
+
+def _nonempty(tokens: tuple[int, ...]) -> tuple[int, ...]:
+    if not tokens:
+        raise PromptError("the prompt is empty; give at least one token")
+    return tokens
+
+
+def _with_system(messages: list[dict[str, Any]], system: str | None) -> list[dict[str, Any]]:
+    if not messages:
+        raise PromptError("the prompt is empty; give at least one message")
+    if system is None:
+        return messages
+    if messages[0].get("role") == "system":
+        raise ParameterError("system is given twice: as an option and as the first message")
+    return [{"role": "system", "content": system}, *messages]

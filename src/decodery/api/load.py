@@ -1,0 +1,121 @@
+"""`load()`: the embedded model, a hub id, a folder of safetensors, or a GGUF file."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from decodery.api.language_model import LanguageModel
+from decodery.core.errors import ModelFileError, ParameterError, nearest
+from decodery.models import embedded
+from decodery.models.convert import converted
+from decodery.models.tokenizer import Tokenizer
+from decodery.models.transformer import load_transformer
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DtypeName = Literal["float32", "bfloat16"]
+
+# Settings of a generation_config.json that are parameters of our samplers, under the same names.
+_RECOMMENDED = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
+
+
+def load(
+    model: str | os.PathLike[str] | None = None,
+    *,
+    dtype: DtypeName = "float32",
+    device: str | None = None,
+    cache_tokens: int | None = None,
+) -> LanguageModel:
+    """A language model ready to decode.
+
+    `model` is None for the embedded SmolLM2-135M-Instruct, a folder in the Hugging Face layout, a
+    `.gguf` file (converted once into the cache), or a hub id. `dtype` is that of the weights;
+    float32 on a CPU is bitwise reproducible whatever the batch, bfloat16 is faster and is not.
+    `device` is a torch device, by default cuda where there is one. `cache_tokens` bounds the tokens
+    alive at once.
+    """
+    if dtype not in DTYPES:
+        raise ParameterError(f"dtype is {dtype!r}; allowed are float32 and bfloat16")
+    place = _device(device)
+    folder, name = _folder(model, dtype)
+    transformer = load_transformer(folder, DTYPES[dtype], place)
+    return LanguageModel(
+        transformer,
+        Tokenizer.from_folder(folder),
+        name=name,
+        cache_tokens=cache_tokens,
+        recommended=_recommended(folder),
+    )
+
+
+def _device(device: str | None) -> str:
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise ParameterError(f"device is {device!r}; allowed are cpu and cuda") from None
+    if kind not in ("cpu", "cuda"):
+        raise ParameterError(f"device is {device!r}; {nearest(kind, ['cpu', 'cuda'])}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ParameterError(f"device is {device!r}, and this torch sees no CUDA device; use cpu")
+    return device
+
+
+def _folder(model: str | os.PathLike[str] | None, dtype: DtypeName) -> tuple[Path, str]:
+    """The folder with the model's files, and the name to show."""
+    if model is None:
+        return embedded.embedded_folder(dtype), embedded.NAME
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path, path.resolve().name
+    if path.is_file():
+        if path.suffix.lower() == ".gguf":
+            return converted(path, dtype), path.stem
+        raise ModelFileError(f"{path} is a file that is no .gguf; give a .gguf file or a folder")
+    text = os.fspath(model)
+    if path.suffix.lower() == ".gguf" or path.is_absolute() or text.startswith(("./", "../", "~")):
+        raise ModelFileError(f"{text} does not exist")
+    if text.count("/") == 1:
+        return _from_hub(text), text
+    raise ModelFileError(
+        f"{text!r} is no folder, no .gguf file and no hub id (owner/name); leave it out for the"
+        f" embedded {embedded.NAME}"
+    )
+
+
+def _from_hub(name: str) -> Path:
+    """Download (or find) a hub model; only data files, never code or pickles."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    patterns = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except HFValidationError as error:
+        raise ModelFileError(f"{name!r} is no hub id: {_line(error)}") from None
+    except Exception as error:  # the hub's client raises many kinds: network, missing, gated
+        raise ModelFileError(
+            f"{name} is no local folder and could not be had from the hub: {_line(error)}"
+        ) from None
+
+
+def _recommended(folder: Path) -> dict[str, Any]:
+    """Sampler settings that the model's authors publish for sampling."""
+    try:
+        settings = json.loads((folder / "generation_config.json").read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"{folder}: generation_config.json: {_line(error)}") from None
+    if not isinstance(settings, dict) or not settings.get("do_sample"):
+        return {}
+    return {name: settings[name] for name in _RECOMMENDED if settings.get(name) is not None}
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

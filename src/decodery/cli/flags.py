@@ -1,0 +1,148 @@
+"""Flags that follow from the registry: one for each parameter of each sampler and decoder.
+
+A parameter that several methods have (`n`) is one flag; the chosen method says which of them is
+meant. Values are left as the terminal gave them where a type has no flag of its own; the strict
+checks of `Params` come after.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Optional, Union, get_args, get_origin
+
+import typer
+
+from decodery.api.plan import RunParams
+from decodery.core import registry
+from decodery.core.errors import ParameterError
+from decodery.core.params import ParameterInfo, describe
+
+
+@dataclass
+class Flag:
+    """One flag: its parameter, and which methods have it."""
+
+    info: ParameterInfo
+    panel: str
+    owners: list[str] = field(default_factory=list[str])
+    helps: list[str] = field(default_factory=list[str])
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+    def help(self) -> str:
+        if not self.owners:
+            return self.info.help
+        if len(set(self.helps)) == 1:
+            return f"{self.helps[0]} \\[{', '.join(self.owners)}]"
+        return " ".join(
+            f"{text} \\[{owner}]" for owner, text in zip(self.owners, self.helps, strict=True)
+        )
+
+
+def generated_flags() -> dict[str, Flag]:
+    """All flags by parameter name: run parameters, then samplers, then decoders."""
+    flags = {info.name: Flag(info, "Run") for info in describe(RunParams)}
+    for kind, panel in (("sampler", "Samplers"), ("decoder", "Decoders")):
+        for method in registry.of_kind(kind):  # type: ignore[arg-type]
+            for info in describe(method.params):
+                flag = flags.setdefault(info.name, Flag(info, panel))
+                flag.owners.append(method.name)
+                flag.helps.append(_with_default(info))
+    return flags
+
+
+def _with_default(info: ParameterInfo) -> str:
+    parts = [info.help.rstrip(".")]
+    if info.unit:
+        parts.append(f"in {info.unit}")
+    if not info.required and info.default not in (None, ()):
+        parts.append(f"default {info.default}")
+    return ", ".join(parts) + "."
+
+
+def with_flags(function: Callable[..., Any], flags: dict[str, Flag]) -> Callable[..., Any]:
+    """`function(..., values)` as a typer command whose signature has the flags; those that were
+    given arrive in `values`, a dict."""
+    own = [
+        parameter
+        for name, parameter in inspect.signature(function, eval_str=True).parameters.items()
+        if name != "values"
+    ]
+    made = [_parameter(flag) for flag in flags.values()]
+
+    def command(**given: Any) -> Any:
+        values = {
+            name: _value(flags[name].info, given.pop(name))
+            for name in list(given)
+            if name in flags and given[name] is not None and given[name] != []
+        }
+        for name in flags:
+            given.pop(name, None)
+        return function(**given, values=values)
+
+    command.__signature__ = inspect.Signature([*own, *made])  # type: ignore[attr-defined]
+    command.__annotations__ = {item.name: item.annotation for item in [*own, *made]}
+    command.__doc__ = function.__doc__
+    command.__name__ = function.__name__
+    return command
+
+
+def _parameter(flag: Flag) -> inspect.Parameter:
+    dashed = "--" + flag.name.replace("_", "-")
+    kind = _flag_type(flag.info.type)
+    declaration = f"{dashed}/--no-{dashed[2:]}" if kind is bool else dashed
+    return inspect.Parameter(
+        flag.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=typer.Option(
+            None, declaration, help=flag.help(), rich_help_panel=flag.panel, show_default=False
+        ),
+        annotation=Optional[kind],  # noqa: UP045  (typer reads the old spelling everywhere)
+    )
+
+
+def _flag_type(annotation: Any) -> Any:
+    """The type a terminal value is read as."""
+    origin = get_origin(annotation)
+    if annotation in (int, float, str, bool) or origin is Literal:
+        return annotation
+    if origin in (Union, types.UnionType):
+        inner = [_flag_type(part) for part in get_args(annotation) if part is not type(None)]
+        return inner[0] if len(inner) == 1 else str
+    if origin in (tuple, list, dict):
+        return list[str]
+    return str
+
+
+def _value(info: ParameterInfo, given: Any) -> Any:
+    """A list flag may be repeated, and holds commas where its entries are numbers or names."""
+    if not isinstance(given, list):
+        return given
+    entry = _entry_type(info.type)
+    if entry is str and info.name == "stop":
+        return tuple(given)  # a stop string may hold commas
+    parts = [part.strip() for item in given for part in item.split(",")]
+    return tuple(_number(info.name, part, entry) for part in parts)
+
+
+def _entry_type(annotation: Any) -> Any:
+    if get_origin(annotation) in (tuple, list):
+        return get_args(annotation)[0]
+    inner: Sequence[Any] = [part for part in get_args(annotation) if part is not type(None)]
+    found = [_entry_type(part) for part in inner if get_origin(part) in (tuple, list)]
+    return found[0] if found else str
+
+
+def _number(name: str, text: str, kind: Any) -> Any:
+    if kind not in (int, float):
+        return text
+    try:
+        return kind(text)
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise ParameterError(f"{name} has {text!r}, which is not {what}") from None

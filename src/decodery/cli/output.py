@@ -1,0 +1,54 @@
+"""What the commands print: text on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def write(text: str) -> None:
+    """Text of a model, as it is, at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    json.dump(value, sys.stdout, ensure_ascii=False, allow_nan=False, indent=2, default=str)
+    sys.stdout.write("\n")
+
+
+def cost_line(method: str, seed: int, report: Mapping[str, Any]) -> str:
+    """The short report of a run, one line."""
+    return (
+        f"{report['tokens_emitted']} tokens in {report['seconds']:.2f} s"
+        f" ({report['tokens_per_second']:.1f}/s), {report['model_calls']} model calls,"
+        f" {report['tokens_evaluated']} tokens evaluated, method {method}, seed {seed}"
+    )
+
+
+def parameters_line(parameters: Mapping[str, Mapping[str, Any]]) -> str:
+    """Effective parameters that are in force, and where each came from when not the default."""
+    shown: list[str] = []
+    for name, item in parameters.items():
+        if item["from"] == "default" and item["value"] in (None, [], False):
+            continue
+        origin = "" if item["from"] in ("default", "user") else f" ({item['from']})"
+        shown.append(f"{name}={item['value']}{origin}")
+    return ", ".join(shown)
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """An empty table in the house look."""
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made

@@ -1,0 +1,96 @@
+"""`decodery run`: one prompt, one method, text as it is decoded."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from decodery.cli.output import cost_line, err, out, parameters_line, print_json, write
+from decodery.core.errors import ParameterError, PromptError
+from decodery.core.trace import Trace
+
+INTERRUPTED = 130
+
+
+def run(
+    prompt: Annotated[str, typer.Argument(help="The prompt; - reads standard input.")],
+    method: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--method", "-m", help="A decoder or a sampler; `decodery methods` lists them."
+        ),
+    ] = None,
+    model: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="A hub id, a folder, or a .gguf file; default: the embedded model."),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    device: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="cpu or cuda; default: cuda where there is one."),
+    ] = None,
+    cache_tokens: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Tokens the key-value cache holds."),
+    ] = None,
+    system: Annotated[Optional[str], typer.Option(help="System message.")] = None,  # noqa: UP045
+    raw: Annotated[bool, typer.Option("--raw", help="No chat template.")] = False,
+    trace: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Write the run's trace (JSON) to this file."),
+    ] = None,
+    trace_rows: Annotated[
+        int, typer.Option(min=0, help="Entries of each row to put into the trace.")
+    ] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of text.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report.")] = False,
+    *,
+    values: dict[str, Any],
+) -> None:
+    """Answer a prompt with any method; text streams as it is decoded."""
+    from decodery.api.load import load
+    from decodery.api.plan import make_plan
+
+    make_plan(method, values)  # names and ranges are refused before a model is loaded
+    if trace_rows and trace is None:
+        raise ParameterError("--trace-rows needs --trace FILE")
+    if trace is not None and not trace.parent.is_dir():
+        raise ParameterError(f"--trace {trace}: the folder {trace.parent} does not exist")
+    text = sys.stdin.read() if prompt == "-" else prompt
+    if not text.strip():
+        raise PromptError("the prompt is empty; give some text")
+    with err.status("loading the model"):  # shows nothing when not a terminal
+        lm = load(model, dtype=dtype, device=device, cache_tokens=cache_tokens)  # type: ignore[arg-type]
+    record = None if trace is None else Trace(rows=trace_rows)
+    events = lm.stream(text, method=method, system=system, raw=raw, trace=record or False, **values)
+    several = events.sequences > 1
+    interrupted = False
+    try:
+        for event in events:
+            if not as_json and not several:
+                write(event.text)
+    except KeyboardInterrupt:
+        interrupted = True
+        events.close()
+    generation = events.generation
+    if record is not None and trace is not None:
+        record.save(trace)
+    if as_json:
+        print_json(generation.to_dict(several=several))
+    elif several:
+        for number, sample in enumerate(generation.samples):
+            out.rule(f"{number}: {sample.finish_reason}", align="left")
+            write(sample.text + "\n")
+    else:
+        write("\n")
+    if not quiet and not as_json:
+        err.print(parameters_line(generation.parameters), style="dim", markup=False)
+        report = generation.report.to_dict()
+        err.print(cost_line(generation.method, generation.seed, report), style="dim", markup=False)
+    if interrupted:
+        raise typer.Exit(INTERRUPTED)

@@ -1,0 +1,288 @@
+"""Text to tokens and back, with the `tokenizers` library alone.
+
+transformers takes seconds to import and adds nothing to a folder that has a `tokenizer.json`; it
+is imported only for one that has none. `Tokenizer.stream()` turns tokens into text as they arrive,
+and what it gives, joined, is exactly what decoding all of them at once gives.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders
+
+from decodery.core.errors import ModelFileError, PromptError
+
+_CHATML_END = "<|im_end|>"
+
+
+class TextStream(Protocol):
+    """Text as tokens arrive: the pushes and the flush, joined, are `Tokenizer.decode` of all."""
+
+    def push(self, token: int) -> str:
+        """The text that `token` completes; empty while a character is still incomplete."""
+        ...
+
+    def flush(self) -> str:
+        """The rest, after which the stream is at its beginning again."""
+        ...
+
+
+class Tokenizer:
+    """A model's tokenizer and what its folder says about special tokens and the chat template."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        settings: Mapping[str, Any] | None = None,
+        eos_ids: Iterable[int] = (),
+    ) -> None:
+        """`settings` is the content of `tokenizer_config.json`; `eos_ids` end a text besides it."""
+        # A folder may ask for a cut or padded length; here a prompt is never changed silently.
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        self._settings = dict(settings or {})
+        self._given_eos_ids = frozenset(eos_ids)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> Tokenizer:
+        """Read the tokenizer of a Hugging Face folder; `ModelFileError` where there is none."""
+        place = Path(folder)
+        settings = _json(place / "tokenizer_config.json")
+        template = place / "chat_template.jinja"
+        if template.is_file():  # where newer folders keep it; it takes precedence
+            settings["chat_template"] = template.read_text(encoding="utf-8")
+        named = (_json(place / name) for name in ("generation_config.json", "config.json"))
+        eos_ids = {index for content in named for index in _ids(content.get("eos_token_id"))}
+        return cls(_backend(place), settings, eos_ids)
+
+    def encode(self, text: str, add_special: bool = True) -> list[int]:
+        """The ids of `text`; `add_special` adds what the model wants around it (often BOS).
+
+        Special tokens written in the text become their ids. Raises `PromptError` for text that is
+        not valid Unicode.
+        """
+        try:
+            return self._backend.encode(text, add_special_tokens=add_special).ids
+        except TypeError:  # how tokenizers refuses a lone surrogate too
+            raise PromptError("the text is not a string of valid Unicode") from None
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        """The text of `ids`, without the special tokens by default.
+
+        An id above the vocabulary (a model's padded rows) has no text. Incomplete UTF-8 becomes
+        U+FFFD.
+        """
+        return self._backend.decode(self._checked(ids), skip_special_tokens=skip_special)
+
+    def token(self, index: int) -> str:
+        """The vocabulary entry of an id, as it is spelled there; empty for a padded row."""
+        return self._backend.id_to_token(*self._checked([index])) or ""
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a vocabulary entry, or None."""
+        return self._backend.token_to_id(token)
+
+    def stream(self, skip_special: bool = True) -> TextStream:
+        """A new stream of text for one sequence of tokens."""
+        if isinstance(self._backend.decoder, decoders.ByteLevel):
+            return _ByteStream(self, skip_special)
+        return _PieceStream(self, skip_special)
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """The number of ids, added tokens included. A model may have more rows than this."""
+        return self._backend.get_vocab_size(with_added_tokens=True)
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The ids that `decode` leaves out by default."""
+        added = self._backend.get_added_tokens_decoder()
+        return frozenset(index for index, token in added.items() if token.special)
+
+    @cached_property
+    def eos_ids(self) -> frozenset[int]:
+        """The ids that end a text: those of the folder's files, and ChatML's end of a turn."""
+        ends = set(self._given_eos_ids)
+        named = [self.eos_token]
+        if _CHATML_END in (self.chat_template or ""):
+            named.append(_CHATML_END)
+        ends |= {index for text in named if text and (index := self.token_id(text)) is not None}
+        return frozenset(ends)
+
+    @property
+    def bos_id(self) -> int | None:
+        """The id of the token that begins a text, or None."""
+        return self.token_id(self.bos_token) if self.bos_token else None
+
+    @property
+    def bos_token(self) -> str | None:
+        """The token that begins a text, or None."""
+        return _text(self._settings.get("bos_token"))
+
+    @property
+    def eos_token(self) -> str | None:
+        """The token that `tokenizer_config.json` says ends a text, or None."""
+        return _text(self._settings.get("eos_token"))
+
+    @property
+    def chat_template(self) -> str | None:
+        """The chat template, the default one where there are several, or None."""
+        template = self._settings.get("chat_template")
+        if isinstance(template, list):
+            named = {entry.get("name"): entry.get("template") for entry in template}
+            template = named.get("default")
+        return template if isinstance(template, str) else None
+
+    def _checked(self, ids: Iterable[int]) -> list[int]:
+        checked = list(ids)
+        for index in checked:
+            if not 0 <= index < 2**32:
+                raise PromptError(
+                    f"token id {index} is outside the vocabulary of {self.vocab_size}"
+                )
+        return checked
+
+
+class _ByteStream:
+    """Byte-level vocabularies: a token is bytes, and UTF-8 decodes incrementally."""
+
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool) -> None:
+        self._tokenizer = tokenizer
+        self._skipped = tokenizer.special_ids if skip_special else frozenset[int]()
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: int) -> str:
+        if token in self._skipped:
+            return ""
+        return self._utf8.decode(_bytes(self._tokenizer.token(token)))
+
+    def flush(self) -> str:
+        rest = self._utf8.decode(b"", final=True)
+        self._utf8.reset()
+        return rest
+
+
+class _PieceStream:
+    """Other vocabularies: each token is decoded after the last complete one, since a decoder may
+    treat the beginning of a text in its own way (SentencePiece drops a space there).
+
+    Byte tokens (`<0xE4>`) are held until their run ends: a run that is not UTF-8 as a whole
+    becomes one U+FFFD for each of its bytes.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool) -> None:
+        self._tokenizer = tokenizer
+        self._skipped = tokenizer.special_ids if skip_special else frozenset[int]()
+        self._before: list[int] = []
+        self._held: list[int] = []
+
+    def push(self, token: int) -> str:
+        text = self._tokenizer.token(token)
+        if token in self._skipped or not text:
+            return ""
+        self._held.append(token)
+        return "" if _is_byte(text) else self._release()
+
+    def flush(self) -> str:
+        rest = self._release()
+        self._before = []
+        return rest
+
+    def _release(self) -> str:
+        if not self._held:
+            return ""
+        known = self._decode(self._before)
+        text = self._decode(self._before + self._held)[len(known) :]
+        self._before = self._held[-1:]
+        self._held = []
+        return text
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special=False)
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's spelling of bytes: printable Latin-1 as itself, the rest from U+0100 on."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = (byte for byte in range(256) if byte not in plain)
+    return {chr(byte): byte for byte in plain} | {
+        chr(256 + index): byte for index, byte in enumerate(others)
+    }
+
+
+_BYTE_OF = _byte_alphabet()
+
+
+def _bytes(token: str) -> bytes:
+    """A byte-level token's bytes; an added token outside the alphabet is plain UTF-8."""
+    try:
+        return bytes([_BYTE_OF[character] for character in token])
+    except KeyError:
+        return token.encode()
+
+
+def _is_byte(token: str) -> bool:
+    return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
+
+
+def _backend(folder: Path) -> Backend:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return _slow_backend(folder)
+    try:
+        return Backend.from_file(str(path))
+    except Exception as error:  # tokenizers raises bare `Exception`s
+        reason = " ".join(str(error).split())[:200]
+        raise ModelFileError(f"{path}: is not a tokenizer: {reason}") from None
+
+
+def _slow_backend(folder: Path) -> Backend:
+    """A folder without `tokenizer.json`: let transformers convert what it has."""
+    if not folder.is_dir():
+        raise ModelFileError(f"{folder}: is not a folder with a tokenizer")
+    from transformers import AutoTokenizer
+
+    try:
+        made = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False, use_fast=True
+        )
+        return made.backend_tokenizer
+    except (OSError, ValueError, ImportError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelFileError(
+            f"{folder}: has no tokenizer.json, and transformers cannot make one: {reason}"
+        ) from None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON object, empty where there is no such file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise ModelFileError(f"{path}: holds a {type(content).__name__}, not an object")
+    return content
+
+
+def _ids(value: object) -> list[int]:
+    """One id, a list of ids, or none."""
+    values = value if isinstance(value, list) else [value]
+    return [index for index in values if isinstance(index, int) and not isinstance(index, bool)]
+
+
+def _text(token: object) -> str | None:
+    """A special token, written as a string or as an object with its content."""
+    if isinstance(token, dict):
+        token = token.get("content")
+    return token if isinstance(token, str) else None
