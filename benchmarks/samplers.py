@@ -2,9 +2,10 @@
 
 Ours: a `Row` made from each float32 numpy row, the samplers, and one keyed draw. Theirs: the
 processors on the batch, softmax, `torch.multinomial`. Both start from the same scores, one thread
-each, measured in turns so that a busy machine slows both. The laws are Zipf's, p ~ rank^-exponent in
-a random order; the default has the entropy of a language model's (about 3 nats), exponent 0.5 is
-the flat case that truncation by sorting fears most.
+each, measured in turns so that a busy machine slows both.
+
+The laws are Zipf's, p ~ rank^-exponent in a random order. The default has the entropy of a language
+model's (about 3 nats); exponent 0.5 is flat, the worst case for sorting survivors only.
 
     python benchmarks/samplers.py            # about a minute
     python benchmarks/samplers.py --repeats 31

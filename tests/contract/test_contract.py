@@ -46,6 +46,13 @@ def test_exact_is_exact(method):
     check_guarantee(method)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", EXACT, ids=[method.name for method in EXACT])
+def test_exact_is_exact_at_length(method):
+    """40,000 runs: a total variation of 0.03 is rejected with power above 0.99."""
+    check_guarantee(method, runs=40_000)
+
+
 def test_there_is_something_to_test():
     assert {method.card.kind for method in METHODS} == {"sampler", "decoder", "scorer"}
     assert EXACT

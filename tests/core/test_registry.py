@@ -58,7 +58,7 @@ def test_of_kind_and_get_agree():
 
 def test_unknown_names_offer_the_nearest():
     with pytest.raises(
-        UnknownNameError, match="there is no method 'gredy'; did you mean 'greedy'?"
+        UnknownNameError, match=r"there is no method 'gredy'; did you mean 'greedy'\?"
     ):
         registry.get("gredy")
     with pytest.raises(UnknownNameError, match="there is no scorer 'greedy'"):
@@ -90,7 +90,7 @@ def test_a_plug_in_that_is_no_method_is_an_error(monkeypatch):
 
 def test_a_plug_in_that_fails_to_import_is_an_error(monkeypatch):
     points = EntryPoints([EntryPoint("gone", "no_such_module_here:METHOD", registry.ENTRY_POINTS)])
-    monkeypatch.setattr(registry, "entry_points", lambda **select: points)
+    monkeypatch.setattr(registry, "entry_points", lambda **_: points)
     with pytest.raises(ModuleNotFoundError, match="no_such_module_here"):
         registry.methods()
 

@@ -1,7 +1,8 @@
 """Keyed noise: golden values, uniformity, independence across keys, no collisions of keys.
 
 Each statistical test has alpha 1e-4 and fixed seeds. A bias of 0.02 in the mean of 20,000 draws is
-ten standard errors and is found with power above 0.999; `test_a_biased_stream_would_be_found` shows it.
+ten standard errors and is found with power above 0.999
+(`test_a_biased_stream_would_be_found`).
 """
 
 from __future__ import annotations

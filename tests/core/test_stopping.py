@@ -57,10 +57,10 @@ def test_the_prompt_does_not_count():
 
 @pytest.mark.parametrize("stop", ["aa", "abab", "bab", "é", "éa", "a b", "bé"])
 def test_stop_strings_are_found_wherever_tokens_split_them(stop):
-    """Every path of four tokens: the end is the first prefix whose whole text holds the string."""
+    """Every path of three tokens: the end is the first prefix whose whole text holds the string."""
     stopping = Stopping(9, stop=(stop,), decode=decode)
-    for tokens in itertools.product(range(len(PIECES)), repeat=4):
-        counts = [count for count in range(1, 5) if stop in decode(tokens[:count])]
+    for tokens in itertools.product(range(len(PIECES)), repeat=3):
+        counts = [count for count in range(1, 4) if stop in decode(tokens[:count])]
         wanted = (counts[0], "stop_string") if counts else None
         assert first_end(stopping, tokens) == wanted, tokens
 

@@ -26,12 +26,11 @@ def make_app() -> typer.Typer:
     app = typer.Typer(
         name="decodery",
         help="Every published way to decode from a generative model, on one engine.",
-        no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
     )
-    app.callback()(_top)
+    app.callback(invoke_without_command=True)(_top)
     app.command("run")(with_flags(run, generated_flags()))
     app.add_typer(methods.app, name="methods")
     app.command("reproduce")(reproduce.reproduce)
@@ -42,13 +41,15 @@ def make_app() -> typer.Typer:
 
 
 def _top(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
         import decodery
 
         print(decodery.__version__)
-        raise typer.Exit
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def main() -> None:

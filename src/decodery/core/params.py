@@ -115,7 +115,8 @@ def _explain(params: type[Parameters], detail: ErrorDetails, owner: str) -> str:
         return f"{owner}: {detail['msg']}"
     info = params.model_fields[name]
     allowed = _allowed(info.annotation, info.metadata)
-    message = f"{owner}: {name} is {given!r}; allowed is {allowed}"
+    place = "" if owner in (name, "run") else f"{owner}: "
+    message = f"{place}{name} is {given!r}; allowed is {allowed}"
     choices = _choices(info.annotation)
     if choices and isinstance(given, str):
         close = difflib.get_close_matches(given, choices, n=1)

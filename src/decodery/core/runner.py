@@ -103,6 +103,7 @@ class Handle:
     submitted: float = field(default_factory=time.perf_counter)
     admitted: float = 0.0
     cancelled: bool = False
+    spent: bool = False  # its budget was exhausted and it was told so
 
     @property
     def done(self) -> bool:
@@ -226,6 +227,7 @@ class Runner:
     def _resume(self, handle: Handle, over: BudgetExhausted | None) -> tuple[Request, ...]:
         assert handle.decoding is not None
         if over is not None:
+            handle.spent = True
             asked = handle.decoding.throw(over)
         elif not handle.requests:
             asked = next(handle.decoding)
@@ -407,7 +409,7 @@ class Runner:
                 _release(tree)
 
 
-# -- parts of a step ---------------------------------------------------------------------------------
+# -- parts of a step -------------------------------------------------------------------------------
 
 
 def _check_prompt(source: Source, prompt: Sequence[int], max_tokens: int) -> None:
@@ -450,6 +452,8 @@ def _are_completions(value: Any) -> TypeGuard[list[Completion]]:
 
 
 def _out_of_time(handle: Handle) -> BudgetExhausted | None:
+    if handle.spent:
+        return None  # said once; what it still does needs no forward
     if handle.cancelled:
         return BudgetExhausted("cancelled")
     limit = handle.budget.max_seconds
@@ -462,6 +466,8 @@ def _out_of_calls(handle: Handle) -> BudgetExhausted | None:
     """Whether what the decoder asks for now needs a forward more than it may have."""
     limit = handle.budget.max_calls
     wants = any(isinstance(request, (Open, Grow, Call)) for request in handle.requests)
+    if wants and handle.spent:
+        raise TreeError(f"{handle.decoder!r} asks for a forward after its budget was exhausted")
     if limit is not None and wants and handle.report.model_calls >= limit:
         return BudgetExhausted("max_calls")
     return None

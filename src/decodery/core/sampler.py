@@ -64,6 +64,7 @@ class Sampler(ABC):
     needs_noise: ClassVar[bool] = False  # random draws of its own, keyed by place
     observes_rows: ClassVar[bool] = False  # `advance` reads the row the token was drawn from
     keeps_argmax: ClassVar[bool] = False  # the most probable token stays the most probable
+    reads_logits: ClassVar[bool] = False  # depends on where zero is: meant for raw logits
 
     def start(self, context: Context) -> State:
         """The state at the root; the context's tokens are the prompt."""
@@ -107,6 +108,10 @@ class Chain(Sampler):
     @property
     def keeps_argmax(self) -> bool:  # type: ignore[override]
         return all(stage.keeps_argmax for stage in self.stages)
+
+    @property
+    def reads_logits(self) -> bool:  # type: ignore[override]
+        return any(stage.reads_logits for stage in self.stages)
 
     def start(self, context: Context) -> tuple[State, ...]:
         return tuple(stage.start(context) for stage in self.stages)

@@ -17,7 +17,7 @@ import importlib
 import json
 import pkgutil
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -102,7 +102,7 @@ class Reproduction:
     """A method's reproduction: its claims, how to measure them and how to draw what was measured.
 
     `measure(mode, seed, progress)` runs the experiment; `draw(figure, result)` fills a figure of
-    `size` inches.
+    `size` inches. `columns` are the quantities that the table in the terminal shows.
     """
 
     method: str
@@ -110,6 +110,7 @@ class Reproduction:
     claims: tuple[Claim, ...]
     measure: Callable[[Mode, int, Progress], Measurements]
     draw: Callable[[Figure, Result], None]
+    columns: tuple[str, ...]
     size: tuple[float, float] = (11.0, 4.5)
 
 
@@ -291,7 +292,7 @@ def reproduce(
     return result
 
 
-def _silent(done: int, total: int) -> None:
+def _silent(_done: int, _total: int) -> None:
     return
 
 
@@ -346,6 +347,8 @@ def bootstrap(measurements: Measurements, replicates: int = REPLICATES) -> dict[
         shapes = {values.shape for values in settings.values()}
         if len(shapes) != 1:
             raise ParameterError(f"the settings of {quantity!r} have different shapes: {shapes}")
+        if 0 in next(iter(shapes)):
+            raise ParameterError(f"nothing was measured of {quantity!r}: no items or no seeds")
         items, seeds = _indices(*shapes.pop(), replicates)
         for setting, values in settings.items():
             means[quantity, setting] = values[items, seeds].mean(axis=(1, 2))
@@ -382,10 +385,10 @@ def judge(claim: Claim, means: Means, resampled: Means) -> Outcome:
 
 def pivot(result: Result) -> tuple[list[str], list[tuple[str, list[Estimate | None]]]]:
     """The table as people read it: the quantities, and for each setting its estimates."""
-    quantities: Sequence[str] = list(result.measurements.cells)
-    settings = list(dict.fromkeys(setting for _, setting in result.table))
+    quantities = [name for name in result.reproduction.columns if name in result.measurements.cells]
+    settings = dict.fromkeys(setting for name, setting in result.table if name in quantities)
     rows = [
         (str(setting), [result.table.get((quantity, setting)) for quantity in quantities])
         for setting in settings
     ]
-    return list(quantities), rows
+    return quantities, rows

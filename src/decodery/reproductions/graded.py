@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from decodery.core.decoder import Completion, Decoder, Decoding, Task
-from decodery.core.errors import ParameterError
+from decodery.core.errors import CapacityError, ParameterError
 from decodery.core.requests import Grow, Open
 from decodery.core.rng import Stream
 from decodery.core.sampler import Chain
@@ -33,13 +33,15 @@ class GradedDraws(Decoder):
     i has score 1 where the judge said right, else 0.
 
     The task's policy must be the bare source. Chains that ask for noise or hidden states are
-    refused: here both would belong to the tree, not to a chain.
+    refused: here both would belong to the tree, not to a chain. The undecided prefixes of one answer
+    are few, and `most_nodes` of them are reserved; more end the request with `CapacityError`.
     """
 
     chains: tuple[Chain, ...]
     streams: tuple[Stream, ...]
     draws: int
     judge: Judge
+    most_nodes: int = 256
 
     def __post_init__(self) -> None:
         for chain in self.chains:
@@ -51,7 +53,7 @@ class GradedDraws(Decoder):
         return len(self.chains) * len(self.streams) * self.draws
 
     def footprint(self, prompt_length: int, max_tokens: int) -> int:
-        return prompt_length + self.sequences * max_tokens
+        return prompt_length + min(self.most_nodes, self.sequences * max_tokens)
 
     def decode(self, task: Task) -> Decoding:
         if task.policy.sampler.stages:
@@ -67,6 +69,10 @@ class GradedDraws(Decoder):
         ended: dict[int, Completion] = {}
         while standing:
             standing, states, reached = self._step(task, standing, states, ended)
+            if root.tree.alive + len(reached) > self.most_nodes:
+                raise CapacityError(
+                    f"more than most_nodes {self.most_nodes} prefixes are undecided; raise it"
+                )
             if reached:
                 yield Grow(reached)
         return [ended[number] for number in sorted(ended)]

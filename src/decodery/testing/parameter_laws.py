@@ -211,7 +211,7 @@ def baselines(method: Method, fixed: Values, *, without: str = "") -> Iterator[V
         for value in legal_values(method, name, plain)[1:]:
             yield {**plain, name: value}
     generator = np.random.default_rng(0)
-    for _ in range(20 if len(others) > 1 else 0):
+    for _ in range(8 if len(others) > 1 else 0):
         values = dict(plain)
         for name in others:
             choices = legal_values(method, name, values)

@@ -75,7 +75,7 @@ def same_law(left: Row, right: Row, tolerance: float = 1e-12) -> bool:
 
 @pytest.mark.parametrize("sampler", ALL, ids=repr)
 @given(row=rows())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_nothing_impossible_comes_back_and_nothing_is_changed_in_place(
     sampler: Sampler, row: Row
 ) -> None:
@@ -90,7 +90,7 @@ def test_nothing_impossible_comes_back_and_nothing_is_changed_in_place(
 
 @pytest.mark.parametrize("sampler", ALL, ids=repr)
 @given(row=rows())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_a_truncated_row_is_the_same_row(sampler: Sampler, row: Row) -> None:
     short = row.keep(row.scores > -np.inf)
     left, right = sampler.apply(row, None, PATH), sampler.apply(short, None, PATH)
@@ -99,7 +99,7 @@ def test_a_truncated_row_is_the_same_row(sampler: Sampler, row: Row) -> None:
 
 @pytest.mark.parametrize("sampler", ALL, ids=repr)
 @given(row=rows())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_the_declared_argmax_stays(sampler: Sampler, row: Row) -> None:
     if not sampler.keeps_argmax:
         return
@@ -111,7 +111,7 @@ def test_the_declared_argmax_stays(sampler: Sampler, row: Row) -> None:
 
 @pytest.mark.parametrize("sampler", [*TRUNCATIONS, Temperature(0.3)], ids=repr)
 @given(row=rows(), shift=st.integers(-64, 64))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_a_shift_of_all_scores_does_not_matter(sampler: Sampler, row: Row, shift: int) -> None:
     exact = Row.dense(np.round(row.scores.astype(np.float64) * 1024) / 1024)  # shifts are exact
     moved = exact.with_scores(exact.scores + shift)
@@ -132,7 +132,7 @@ def test_renaming_the_vocabulary_does_not_matter(sampler: Sampler) -> None:
 
 @pytest.mark.parametrize("sampler", [TopK(3), MinP(0.2), MinP(0.9, 3), *MASKS], ids=repr)
 @given(row=rows())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_twice_is_once(sampler: Sampler, row: Row) -> None:
     once = sampler.apply(row, None, PATH)
     assert np.array_equal(once.dense_scores(), sampler.apply(once, None, PATH).dense_scores())
@@ -219,7 +219,7 @@ def test_a_window_longer_than_the_history_is_all_of_it() -> None:
     )
 
 
-def test_a_huge_penalty_is_refused_by_the_row_and_not_by_a_wrong_token() -> None:
+def test_extreme_scores_stay_finite_under_a_strong_penalty() -> None:
     row = Row.dense(np.array([1e-3, -1e30, 1.0, 0.0], np.float32))
     result = RepetitionPenalty(100.0).apply(row, None, PATH)
     assert math.isfinite(result.maximum)

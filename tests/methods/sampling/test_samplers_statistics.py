@@ -78,7 +78,7 @@ def test_draws_follow_the_law(sampler: Sampler, law: list[float]) -> None:
 @pytest.mark.parametrize(
     ("wrong", "law"),
     [
-        (chain(Temperature(1.4), MinP(0.2)), MIN_P),
+        (chain(Temperature(1.3), MinP(0.2)), MIN_P),
         (chain(Temperature(1.5), MinP(0.15)), MIN_P),
         (chain(MinP(0.2), Temperature(1.5)), MIN_P),
         (TopP(0.8), HEADS),

@@ -12,6 +12,7 @@ divides whatever the sign, which would favour seen tokens of negative score.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -58,6 +59,7 @@ class RepetitionPenalty(Sampler):
     array([ 1., -2.,  1.])
     """
 
+    reads_logits: ClassVar[bool] = True
     penalty: float = 1.2
     window: int = 0
     prompt: bool = True

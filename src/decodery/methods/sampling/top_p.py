@@ -63,7 +63,8 @@ class TopP(Sampler):
         if self.top_p == 1:
             return row
         maximum = row.scores.dtype.type(row.maximum)
-        weights = np.exp(row.scores - maximum)
+        weights = row.scores - maximum
+        np.exp(weights, out=weights)
         total = float(weights.sum(dtype=np.float64))
         candidates = np.flatnonzero(weights >= (1.0 - self.top_p) * total / len(row))
         scores = row.scores[candidates]

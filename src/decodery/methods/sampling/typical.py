@@ -63,11 +63,13 @@ class Typical(Sampler):
     def apply(self, row: Row, state: State, context: Context) -> Row:
         if self.mass == 1:
             return row
-        shifted = np.maximum(row.scores - row.scores.dtype.type(row.maximum), WEIGHTLESS)
+        shifted = row.scores - row.scores.dtype.type(row.maximum)
+        np.maximum(shifted, WEIGHTLESS, out=shifted)
         weights = np.exp(shifted)
         total = float(weights.sum(dtype=np.float64))
         log_total = math.log(total)  # also the surprise of the most probable token
-        entropy = log_total - float((weights * shifted).sum(dtype=np.float64)) / total
+        weighted = np.multiply(weights, shifted, out=weights)
+        entropy = log_total - float(weighted.sum(dtype=np.float64)) / total
 
         bound = max(math.log(len(row) / (1.0 - self.mass)), 2.0 * entropy - log_total)
         candidates = np.flatnonzero(shifted >= log_total - bound)
