@@ -17,6 +17,8 @@ from decodery.core.params import ParameterInfo, describe
 DOCS = Path(__file__).parent
 PAGES = DOCS / "methods"
 NOTES = DOCS / "notes"
+OPENING = "<!-- methods: written by `make docs` -->"
+CLOSING = "<!-- /methods -->"
 
 
 def main() -> int:
@@ -36,7 +38,20 @@ def pages() -> dict[Path, str]:
     made[PAGES / "index.md"] = index(methods)
     root = DOCS.parent
     made[DOCS / "contributing.md"] = (root / "CONTRIBUTING.md").read_text()
+    made[root / "README.md"] = with_table((root / "README.md").read_text(), methods)
     return made
+
+
+def with_table(text: str, methods: list[Method]) -> str:
+    """The README with its table of methods renewed between the two markers."""
+    head, rest = text.split(OPENING, 1)
+    _, tail = rest.split(CLOSING, 1)
+    rows = ["| method | family | guarantee | in one line |", "|---|---|---|---|"]
+    for method in sorted(methods, key=lambda item: (item.card.kind, item.card.family, item.name)):
+        card = method.card
+        link = f"[`{card.name}`](docs/methods/{card.name}.md)"
+        rows.append(f"| {link} | {card.family} | {card.guarantee} | {card.summary} |")
+    return head + OPENING + "\n" + "\n".join(rows) + "\n" + CLOSING + tail
 
 
 def up_to_date(path: Path, text: str, check: bool) -> bool:

@@ -31,6 +31,7 @@ from decodery.core.errors import DecoderyError
 from decodery.core.registry import methods as all_methods
 from decodery.core.sampler import chain
 from decodery.core.source import Policy
+from decodery.core.trace import Trace
 
 if TYPE_CHECKING:
     from decodery.api.generation import Event, Generation, Sample
@@ -61,6 +62,7 @@ __all__ = [
     "Method",
     "Policy",
     "Sample",
+    "Trace",
     "all_methods",
     "chain",
     "generate",

@@ -390,7 +390,7 @@ DECODER_MUTANTS = [
     (of_decoders.stays_in_its_footprint, Hoarder(), "footprint"),
     (of_decoders.gives_its_cache_back, Leaker(), "in the cache"),
     (of_decoders.respects_a_budget, SwallowsCancel(), "returns|says"),
-    (of_decoders.can_be_cancelled, Stubborn(), "after a cancel"),
+    (of_decoders.can_be_cancelled, Stubborn(), "after a cancel|after its budget"),
     (of_decoders.can_be_cancelled, SwallowsCancel(), "returns|says"),
     (of_decoders.returns_as_many_as_it_says, OneOfTwo(), "not 2"),
     (of_decoders.keeps_its_word_on_reading, ReadsMore(), "reads_argmax_only"),

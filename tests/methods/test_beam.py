@@ -99,6 +99,12 @@ def test_length_penalty_by_hand(length_penalty, tokens):
     assert item.finish_reason == ("eos" if tokens == (2,) else "max_tokens")
 
 
+def test_an_end_does_not_take_the_place_of_a_live_beam():
+    """The search looks at 2 * beams continuations, so one beam lives on beside the end token."""
+    policy = Policy(TableModel(early_or_late, 3, 2, eos_ids=END))
+    assert search(policy, 4, beams=1)[0].tokens == (0, 0, 0, 0)
+
+
 def test_early_stopping_takes_the_first_hypotheses():
     policy = Policy(TableModel(early_or_late, 3, 2, eos_ids=END))
     (item,) = search(policy, 4, beams=1, length_penalty=1.0, early_stopping=True)

@@ -21,6 +21,9 @@ from decodery.core.errors import ParameterError
 from decodery.core.params import ParameterInfo, describe
 
 
+_METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT", list[str]: "LIST"}
+
+
 @dataclass
 class Flag:
     """One flag: its parameter, and which methods have it."""
@@ -37,8 +40,8 @@ class Flag:
     def help(self) -> str:
         if not self.owners:
             return self.info.help
-        if len(set(self.helps)) == 1:
-            return f"{self.helps[0]} \\[{', '.join(self.owners)}]"
+        if len(self.owners) == 1:
+            return self.helps[0]
         return " ".join(
             f"{text} \\[{owner}]" for owner, text in zip(self.owners, self.helps, strict=True)
         )
@@ -57,12 +60,11 @@ def generated_flags() -> dict[str, Flag]:
 
 
 def _with_default(info: ParameterInfo) -> str:
-    parts = [info.help.rstrip(".")]
-    if info.unit:
-        parts.append(f"in {info.unit}")
-    if not info.required and info.default not in (None, ()):
-        parts.append(f"default {info.default}")
-    return ", ".join(parts) + "."
+    notes = [info.unit] if info.unit else []
+    if info.default not in (None, (), {}) and not isinstance(info.default, bool):
+        notes.append(f"default {info.default}")
+    help = f"Turn off: {info.help}" if info.default is True else info.help
+    return f"{help} ({'; '.join(notes)})" if notes else help
 
 
 def with_flags(function: Callable[..., Any], flags: dict[str, Flag]) -> Callable[..., Any]:
@@ -93,17 +95,26 @@ def with_flags(function: Callable[..., Any], flags: dict[str, Flag]) -> Callable
 
 
 def _parameter(flag: Flag) -> inspect.Parameter:
-    dashed = "--" + flag.name.replace("_", "-")
     kind = _flag_type(flag.info.type)
-    declaration = f"{dashed}/--no-{dashed[2:]}" if kind is bool else dashed
     return inspect.Parameter(
         flag.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=typer.Option(
-            None, declaration, help=flag.help(), rich_help_panel=flag.panel, show_default=False
+            None,
+            declaration(flag.info),
+            help=flag.help(),
+            rich_help_panel=flag.panel,
+            show_default=False,
+            metavar=_METAVARS.get(kind),
         ),
         annotation=Optional[kind],  # noqa: UP045  (typer reads the old spelling everywhere)
     )
+
+
+def declaration(info: ParameterInfo) -> str:
+    """How a flag is written. What is on by default has only the flag that turns it off."""
+    dashed = info.name.replace("_", "-")
+    return f"--no-{dashed}" if info.default is True else f"--{dashed}"
 
 
 def _flag_type(annotation: Any) -> Any:
@@ -121,6 +132,8 @@ def _flag_type(annotation: Any) -> Any:
 
 def _value(info: ParameterInfo, given: Any) -> Any:
     """A list flag may be repeated, and holds commas where its entries are numbers or names."""
+    if info.default is True and isinstance(given, bool):
+        return not given  # the flag is --no-..., and giving it turns the parameter off
     if not isinstance(given, list):
         return given
     entry = _entry_type(info.type)

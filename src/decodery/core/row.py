@@ -129,7 +129,8 @@ class Row:
 
     def draw(self, uniform: float) -> int:
         """The token that `uniform` in [0, 1) draws, by inverse CDF in the order of ids."""
-        weights = np.exp(self.scores - self.scores.dtype.type(self.maximum))
+        weights = self.scores - self.scores.dtype.type(self.maximum)
+        np.exp(weights, out=weights)
         index = distribution.inverse_cdf(weights, uniform)
         return index if self.ids is None else int(self.ids[index])
 

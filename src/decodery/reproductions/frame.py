@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
+import tempfile
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ BOTH_MODES: tuple[Mode, ...] = ("quick", "full")
 REPLICATES = 4000
 LEVEL = 0.95
 DPI = 150
+SEED_LIMIT = 2**32
 _PACKAGE = "decodery.reproductions"
 _BOOTSTRAP_SEED = 0
 
@@ -268,10 +270,13 @@ def reproduce(
 ) -> Result:
     """Measure a method's claims; write results.json and figure.png into `out`.
 
-    `out` is by default ./reproductions/NAME-MODE. What could stop the run late (an unknown name, no
-    matplotlib, a folder that cannot be written) is refused before anything is measured.
+    `seed` is the first of the run's seeds, below 2**32. `out` is by default
+    ./reproductions/NAME-MODE. What could stop the run late (an unknown name, no matplotlib, a
+    folder that cannot be written) is refused before anything is measured.
     """
     reproduction = find(name)
+    if not 0 <= seed < SEED_LIMIT:
+        raise ParameterError(f"seed is {seed}; allowed is a whole number in 0..{SEED_LIMIT - 1}")
     _figure_class()
     folder = _writable(out or Path("reproductions") / f"{name}-{mode}")
     started = time.perf_counter()
@@ -309,7 +314,7 @@ def _figure_class() -> type[Figure]:
 def _writable(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "results.json").touch()
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ParameterError(f"the folder {folder} cannot be written: {error.strerror}") from None
     return folder
@@ -347,9 +352,10 @@ def bootstrap(measurements: Measurements, replicates: int = REPLICATES) -> dict[
         shapes = {values.shape for values in settings.values()}
         if len(shapes) != 1:
             raise ParameterError(f"the settings of {quantity!r} have different shapes: {shapes}")
-        if 0 in next(iter(shapes)):
+        count, draws = shapes.pop()
+        if count == 0 or draws == 0:
             raise ParameterError(f"nothing was measured of {quantity!r}: no items or no seeds")
-        items, seeds = _indices(*shapes.pop(), replicates)
+        items, seeds = _indices(count, draws, replicates)
         for setting, values in settings.items():
             means[quantity, setting] = values[items, seeds].mean(axis=(1, 2))
     return means

@@ -33,8 +33,8 @@ class GradedDraws(Decoder):
     i has score 1 where the judge said right, else 0.
 
     The task's policy must be the bare source. Chains that ask for noise or hidden states are
-    refused: here both would belong to the tree, not to a chain. The undecided prefixes of one answer
-    are few, and `most_nodes` of them are reserved; more end the request with `CapacityError`.
+    refused: here both would belong to the tree, not to a chain. Undecided prefixes of one answer
+    are few; `most_nodes` of them are reserved, and more end the request with `CapacityError`.
     """
 
     chains: tuple[Chain, ...]
@@ -69,7 +69,7 @@ class GradedDraws(Decoder):
         ended: dict[int, Completion] = {}
         while standing:
             standing, states, reached = self._step(task, standing, states, ended)
-            if root.tree.alive + len(reached) > self.most_nodes:
+            if root.tree.alive - 1 + len(reached) > self.most_nodes:
                 raise CapacityError(
                     f"more than most_nodes {self.most_nodes} prefixes are undecided; raise it"
                 )

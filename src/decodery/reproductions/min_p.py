@@ -3,10 +3,10 @@
 Two tasks stand for the paper's GSM8K and GPQA, which are too hard for this model: facts (questions
 with a short answer, two examples in the prompt) and copying a sentence. An answer is right when its
 first line equals the answer, ignoring case, surrounding space and a final full stop. Of the
-candidates below, those are used that the model answers right under greedy decoding, measured in the
-same run. Coherence is the mean log-probability that the untempered model gives to each token of a
-freely continued text; diversity is distinct-2, the share of distinct pairs among the pairs of
-neighbouring tokens in all texts of one prompt.
+candidates in `min_p_tasks.py`, those are used that the model answers right under greedy decoding,
+measured in the same run. Coherence is the mean log-probability that the untempered model gives to
+each token of a freely continued text; diversity is distinct-2, the share of distinct pairs among
+the pairs of neighbouring tokens in all texts of one prompt.
 
 A setting is a temperature, a truncation, and whether the temperature comes first (the paper's
 order) or last (llama.cpp's). All settings draw with the same noise. Top-k keeps the same set and so
@@ -24,11 +24,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
-
-import numpy as np
 
 from decodery.reproductions.frame import Array, Check, Claim, Means, Reproduction
+from decodery.reproductions.min_p_fair import fair_accuracy
 from decodery.reproductions.min_p_figure import draw
 from decodery.reproductions.min_p_measure import measure
 from decodery.reproductions.min_p_settings import (
@@ -38,14 +36,15 @@ from decodery.reproductions.min_p_settings import (
     MIN_P,
     OWN,
     TOP_P,
+    Name,
     Setting,
-    family,
+    Truncation,
 )
 
+RIVALS: tuple[Name, ...] = ("top_p", "top_k")
 
-def _accuracy(
-    means: Means, temperature: float, cut: tuple[Any, float], last: bool = False
-) -> Array:
+
+def _accuracy(means: Means, temperature: float, cut: Truncation, last: bool = False) -> Array:
     return means["accuracy", Setting(temperature, *cut, last)]
 
 
@@ -59,7 +58,7 @@ def _low_difference(means: Means) -> Array:
     return _accuracy(means, LOW, MIN_P) - _accuracy(means, LOW, TOP_P)
 
 
-def _spared_loss(means: Means, temperature: float, cut: tuple[Any, float]) -> Array:
+def _spared_loss(means: Means, temperature: float, cut: Truncation) -> Array:
     """Half the loss with the temperature first, less the loss with it last."""
     first, last = (
         _accuracy(means, LOW, cut, order) - _accuracy(means, temperature, cut, order)
@@ -77,30 +76,14 @@ def _closed_gap(means: Means, temperature: float) -> Array:
     return first / 2 - last
 
 
-def _above_middle(means: Means, cut: tuple[Any, float]) -> Array:
+def _above_middle(means: Means, cut: Truncation) -> Array:
     """Nats a token above the middle between the model's own text and chance."""
     own, chance = means["log-prob", OWN], means["log-prob", CHANCE]
     return means["log-prob", Setting(3.0, *cut)] - (own + chance) / 2
 
 
-def _fair_lead(means: Means, rival: str) -> Array:
+def _fair_lead(means: Means, rival: Name) -> Array:
     return fair_accuracy(means, "min_p") - fair_accuracy(means, rival)
-
-
-def fair_accuracy(means: Means, sampler: str) -> Array:
-    """Accuracy of a sampler's best setting that is at least as diverse as the model's own text.
-
-    Best is chosen on one half of the seeds and judged on the other. Where no setting is diverse
-    enough, the most diverse one is taken: it ranks below zero, that is below every accuracy.
-    """
-    settings = family(sampler)
-    chosen, judged, diversity = (
-        np.stack([means[quantity, setting] for setting in settings])
-        for quantity in ("accuracy to choose", "accuracy to judge", "distinct-2")
-    )
-    worth = np.where(diversity >= means["distinct-2", OWN], chosen, diversity - 2)
-    best = np.expand_dims(worth.argmax(axis=0), 0)
-    return np.take_along_axis(judged, best, axis=0)[0]
 
 
 def _claims() -> Iterator[Claim]:
@@ -183,7 +166,7 @@ def _claims() -> Iterator[Claim]:
         " top-k (30 settings each, both orders; the orders of top-k coincide)",
         tuple(
             Check(f"min-p - {rival.replace('_', '-')}", partial(_fair_lead, rival=rival), above=0)
-            for rival in ("top_p", "top_k")
+            for rival in RIVALS
         ),
         modes=("full",),
     )

@@ -10,10 +10,12 @@ from decodery.reproductions.min_p_settings import (
     CHANCE,
     MIN_P,
     OWN,
+    STRENGTHS,
     TEMPERATURES,
     TOP_K,
     TOP_P,
     Setting,
+    Truncation,
     family,
 )
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_NONE: Truncation = ("none", 0.0)
 _COLOURS = {"none": "0.45", "top_p": "tab:red", "min_p": "tab:blue", "top_k": "tab:green"}
 
 
@@ -40,7 +43,7 @@ def draw(figure: Figure, result: Result) -> None:
 
 
 def _draw_accuracy(axes: Axes, result: Result, *, last: bool) -> None:
-    for number, cut in enumerate((("none", 0.0), TOP_P, MIN_P, TOP_K)):
+    for number, cut in enumerate((_NONE, TOP_P, MIN_P, TOP_K)):
         # Without truncation, and with top-k, both orders are the same.
         ordered = last and cut[0] in ("top_p", "min_p")
         settings = [Setting(heat, *cut, ordered) for heat in TEMPERATURES]
@@ -100,7 +103,7 @@ def _draw_coherence(axes: Axes, result: Result) -> None:
 
 
 def _draw_diversity(axes: Axes, result: Result) -> None:
-    for sampler in ("top_p", "min_p", "top_k"):
+    for sampler in STRENGTHS:
         settings = family(sampler)
         axes.scatter(
             [result.table["distinct-2", setting].value for setting in settings],

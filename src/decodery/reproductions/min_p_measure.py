@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,16 @@ from decodery.core.rng import Stream
 from decodery.core.runner import Handle, Runner
 from decodery.core.source import Policy
 from decodery.core.stopping import Stopping
-from decodery.reproductions.frame import Array, Measurements, Mode, Progress
+from decodery.reproductions.frame import (
+    SEED_LIMIT,
+    Array,
+    Measurements,
+    Mode,
+    Progress,
+    cell_means,
+)
 from decodery.reproductions.graded import GradedDraws
+from decodery.reproductions.min_p_fair import best_settings
 from decodery.reproductions.min_p_settings import GREEDY, Setting, Size, size
 from decodery.reproductions.min_p_tasks import (
     ANSWER_TOKENS,
@@ -57,7 +65,7 @@ def measure(mode: Mode, seed: int, progress: Progress) -> Measurements:
     from decodery.api.load import load
 
     lm, todo, items = load(), size(mode), candidates()
-    seeds = tuple((seed + offset) % 2**32 for offset in range(todo.seeds))
+    seeds = tuple((seed + offset) % SEED_LIMIT for offset in range(todo.seeds))
     runner = Runner()
     answers = [_submit_answers(runner, lm, place, todo, seeds) for place in enumerate(items)]
     handles = {
@@ -73,12 +81,16 @@ def measure(mode: Mode, seed: int, progress: Progress) -> Measurements:
         setting: [[handle.result() for handle in row] for row in rows]
         for setting, rows in handles.items()
     }
-    return Measurements(
+    measured = Measurements(
         model=lm.name,
         seeds=seeds,
         cells={**accuracies([item.task for item in items], graded, todo), **written(texts)},
         facts=_facts(lm, todo, items, selected(graded), texts),
     )
+    if mode == "quick":
+        return measured
+    best = {name: str(chosen) for name, chosen in best_settings(cell_means(measured)).items()}
+    return replace(measured, facts={**measured.facts, "best settings at equal diversity": best})
 
 
 def _submit_answers(

@@ -9,13 +9,16 @@ from typing import Any, Literal
 from decodery.core.sampler import Chain
 from decodery.reproductions.frame import Mode
 
+Name = Literal["none", "top_p", "min_p", "top_k"]
+Truncation = tuple[Name, float]  # its name and strength
+
 
 @dataclass(frozen=True)
 class Setting:
     """A temperature, a truncation by name and strength, and the place of the temperature."""
 
     temperature: float
-    sampler: Literal["none", "top_p", "min_p", "top_k"] = "none"
+    sampler: Name = "none"
     strength: float = 0.0
     last: bool = False
 
@@ -47,15 +50,17 @@ LOW = 0.7
 GREEDY = Setting(0.0)
 OWN = Setting(1.0)  # the model's own law
 CHANCE = Setting(100.0)  # uniform over the vocabulary, near enough
-TOP_P, MIN_P, TOP_K = ("top_p", 0.9), ("min_p", 0.1), ("top_k", 40)
-STRENGTHS = {
+TOP_P: Truncation = ("top_p", 0.9)
+MIN_P: Truncation = ("min_p", 0.1)
+TOP_K: Truncation = ("top_k", 40)
+STRENGTHS: dict[Name, tuple[float, ...]] = {
     "top_p": (0.8, 0.9, 0.95),
     "min_p": (0.05, 0.1, 0.3),
     "top_k": (10, 40, 100),
 }
 
 
-def grid(truncations: Sequence[tuple[Any, float]]) -> list[Setting]:
+def grid(truncations: Sequence[Truncation]) -> list[Setting]:
     """Every temperature with no truncation and with each of these, in both orders."""
     settings = [Setting(temperature) for temperature in TEMPERATURES]
     for sampler, strength in truncations:
@@ -64,7 +69,7 @@ def grid(truncations: Sequence[tuple[Any, float]]) -> list[Setting]:
     return settings
 
 
-def family(sampler: Any) -> list[Setting]:
+def family(sampler: Name) -> list[Setting]:
     """All settings of one truncation in the fair comparison."""
     return [
         setting
@@ -92,7 +97,7 @@ def size(mode: Mode) -> Size:
         hot = tuple(Setting(3.0, *truncation) for truncation in (TOP_P, MIN_P))
         graded = tuple(grid([TOP_P, MIN_P, TOP_K]))
         return Size(graded, (*reference, *hot), draws=8)
-    everything = [
+    everything: list[Truncation] = [
         (sampler, strength) for sampler, strengths in STRENGTHS.items() for strength in strengths
     ]
     graded = tuple(grid(everything))

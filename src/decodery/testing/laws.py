@@ -107,8 +107,7 @@ def check_parameters(method: Method, values: Mapping[str, Any] | None = None) ->
     parameter_laws.are_described(method)
     parameter_laws.refuse_unknown_names(method, fixed)
     parameter_laws.refuse_impossible_values(method, fixed)
-    inert = getattr(method.card, "inert", ())
-    parameter_laws.all_matter(method, fixed, _behaviour(method), inert)
+    parameter_laws.all_matter(method, fixed, _behaviour(method), method.card.inert)
 
 
 def _behaviour(method: Method) -> Callable[[Any], Any]:

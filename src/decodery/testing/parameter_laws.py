@@ -220,7 +220,7 @@ def baselines(method: Method, fixed: Values, *, without: str = "") -> Iterator[V
         yield values
 
 
-def variants(method: Method, fixed: Values, most: int = 5) -> list[Values]:
+def variants(method: Method, fixed: Values, most: int = 4) -> list[Values]:
     """A few different legal settings: the required values, then one parameter changed at a time."""
     chosen = [fixed]
     for name in method.params.model_fields:
