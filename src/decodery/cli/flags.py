@@ -20,7 +20,6 @@ from decodery.core import registry
 from decodery.core.errors import ParameterError
 from decodery.core.params import ParameterInfo, describe
 
-
 _METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT", list[str]: "LIST"}
 
 

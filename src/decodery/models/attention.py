@@ -224,10 +224,13 @@ def _attend_part(
     rows, heads, head_dim = query.shape
     kv_heads = keys.shape[0]
     group = heads // kv_heads
-    folded = query.view(rows, kv_heads, group, head_dim).transpose(0, 1)
+    folded = query.reshape(rows, kv_heads, group, head_dim).transpose(0, 1)
     folded = folded.reshape(1, kv_heads, rows * group, head_dim)
-    dense = _flash if query.device.type == "cpu" and softcap is None else _plain
-    out, log_sum = dense(folded, keys.unsqueeze(0), values.unsqueeze(0), part.bias, scale, softcap)
+    keys, values = keys.unsqueeze(0), values.unsqueeze(0)
+    if query.device.type == "cpu" and softcap is None:
+        out, log_sum = _flash(folded, keys, values, part.bias, scale)
+    else:
+        out, log_sum = _plain(folded, keys, values, part.bias, scale, softcap)
     out = out.view(kv_heads, rows, group, head_dim).transpose(0, 1)
     log_sum = log_sum.reshape(kv_heads, rows, group).transpose(0, 1)
     return out.reshape(rows, heads, head_dim), log_sum.reshape(rows, heads)
@@ -239,7 +242,6 @@ def _flash(
     values: Tensor,
     bias: Tensor | None,
     scale: float,
-    softcap: float | None,
 ) -> tuple[Tensor, Tensor]:
     """torch's CPU kernel, called below its public face because it also gives the log-sum-exp."""
     if bias is not None:

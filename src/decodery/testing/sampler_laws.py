@@ -19,7 +19,7 @@ from decodery.core.sampler import Context, Sampler, State
 from decodery.testing.observe import LawBroken, fingerprint, require, without_global_randomness
 from decodery.testing.tables import KINDS, Dtype, random_row
 
-STEPS = 6
+STEPS = 5
 _STREAM = Stream(0)
 GENERIC = ("flat", "steep")  # kinds without ties: rounding decides nothing there
 
