@@ -88,4 +88,4 @@ def _show(result: Result) -> None:
 
 
 def _cell(estimate: Estimate | None) -> str:
-    return "" if estimate is None else f"{estimate.value:.3f}±{estimate.standard_error:.3f}"
+    return "" if estimate is None else f"{estimate.value:.3g}±{estimate.standard_error:.1g}"

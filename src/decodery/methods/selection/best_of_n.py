@@ -52,6 +52,8 @@ class BestOfN(Decoder):
         pool: list[Completion] = yield from branches(
             task, self.n, emit=False, log_probabilities=True
         )
+        if not pool:  # the budget ended before a first token
+            return []
         scores = yield Score(self.scorer, [_candidate(task, item) for item in pool])
         scores = np.where(np.isnan(scores), -np.inf, scores)
         best = int(scores.argmax())
