@@ -18,9 +18,10 @@ from decodery.core.errors import (
     RowError,
     TreeError,
 )
+from decodery.core.handle import Budget
 from decodery.core.requests import Call, Emit, Grow, Open, Score
 from decodery.core.rng import Stream
-from decodery.core.runner import Budget, Runner, run_alone
+from decodery.core.runner import Runner, run_alone
 from decodery.core.scorer import Candidate, Scorer
 from decodery.core.source import Policy
 from decodery.core.stopping import Stopping

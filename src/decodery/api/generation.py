@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from decodery.core.decoder import Completion
 from decodery.core.errors import DecoderyError
-from decodery.core.runner import Handle, Report, Runner
+from decodery.core.handle import Handle, Report
+from decodery.core.runner import Runner
 from decodery.core.stopping import Stopping
 from decodery.core.trace import Trace
 from decodery.models.tokenizer import TextStream, Tokenizer

@@ -13,8 +13,9 @@ from decodery.api.generation import Generation, TextEvents, sample
 from decodery.api.plan import DEFAULT_MAX_TOKENS, Effective, Plan, make_plan, refuse_idle
 from decodery.core.decoder import Decoder, Task
 from decodery.core.errors import ParameterError, PromptError
+from decodery.core.handle import Budget, Handle
 from decodery.core.rng import Stream
-from decodery.core.runner import Budget, Handle, Runner
+from decodery.core.runner import Runner
 from decodery.core.source import Blend, Policy, Source
 from decodery.core.stopping import Stopping
 from decodery.core.trace import Trace

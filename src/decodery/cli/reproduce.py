@@ -63,6 +63,7 @@ def _show(result: Result) -> None:
 
     quantities, rows = frame.pivot(result)
     shown = table("setting", *quantities, title=f"{result.reproduction.title}, {result.mode}")
+    shown.columns[0].no_wrap = True
     for setting, estimates in rows:
         shown.add_row(setting, *(_cell(estimate) for estimate in estimates))
     out.print(shown)

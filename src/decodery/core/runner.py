@@ -12,21 +12,21 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeGuard, cast
 
 import numpy as np
 
-from decodery.core.decoder import Completion, Decoder, Decoding, Task
+from decodery.core.admission import check_prompt, needs
+from decodery.core.decoder import Completion, Decoder, Task
 from decodery.core.errors import (
     BudgetExhausted,
     CapacityError,
     DecoderyError,
     ParameterError,
-    PromptError,
     RowError,
     TreeError,
 )
+from decodery.core.handle import Budget, Handle
 from decodery.core.requests import Call, Emit, Grow, Open, Request, Score
 from decodery.core.row import Row
 from decodery.core.source import (
@@ -35,91 +35,12 @@ from decodery.core.source import (
     Growth,
     Model,
     Policy,
-    Source,
-    leaves,
     reserve,
     unreserve,
 )
 from decodery.core.stopping import FinishReason
-from decodery.core.trace import Trace
+from decodery.core.trace import Trace, record_node
 from decodery.core.tree import Node, Tree
-
-
-@dataclass
-class Report:
-    """What a request cost. Seconds are wall time from admission to the end."""
-
-    model_calls: int = 0  # forwards this request took part in
-    tokens_evaluated: int = 0  # tokens that went through a model for it, the prompt included
-    tokens_emitted: int = 0
-    score_calls: int = 0
-    items_scored: int = 0
-    seconds: float = 0.0
-    queue_seconds: float = 0.0
-    first_token_seconds: float | None = None
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.tokens_emitted / self.seconds if self.seconds > 0 else 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**self.__dict__, "tokens_per_second": self.tokens_per_second}
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Limits of a whole request: forwards it takes part in, and wall seconds from admission."""
-
-    max_calls: int | None = None
-    max_seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_calls is not None and self.max_calls < 1:
-            raise ParameterError(f"max_calls {self.max_calls} is below 1")
-        if self.max_seconds is not None and not 0 < self.max_seconds < float("inf"):
-            raise ParameterError(f"max_seconds {self.max_seconds} is not a positive number")
-
-
-@dataclass(eq=False)
-class Handle:
-    """A submitted request: its state, what it emitted, and at the end its result."""
-
-    task: Task
-    decoder: Decoder
-    budget: Budget
-    trace: Trace | None
-    needs: dict[Model, int]
-    report: Report = field(default_factory=Report)
-    completions: list[Completion] | None = None
-    error: Exception | None = None
-    emitted: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
-    unread: deque[Emit] = field(default_factory=deque[Emit])
-    # internal to the runner
-    decoding: Decoding | None = None
-    requests: tuple[Request, ...] = ()
-    single: bool = True  # the decoder yielded one request, not a tuple
-    answers: list[Any] = field(default_factory=list[Any])
-    trees: list[Tree] = field(default_factory=list[Tree])
-    submitted: float = field(default_factory=time.perf_counter)
-    admitted: float = 0.0
-    cancelled: bool = False
-    spent: bool = False  # its budget was exhausted and it was told so
-
-    @property
-    def done(self) -> bool:
-        return self.completions is not None or self.error is not None
-
-    def cancel(self) -> None:
-        """End the request at the next step; what was emitted is kept."""
-        self.cancelled = True
-
-    def result(self) -> list[Completion]:
-        """The completions; raises what ended the request if it failed."""
-        if self.error is not None:
-            raise self.error
-        if self.completions is None:
-            raise TreeError("the request is still running; step the runner first")
-        return self.completions
 
 
 class Runner:
@@ -140,8 +61,8 @@ class Runner:
         trace: Trace | None = None,
     ) -> Handle:
         """Queue a request. One that could never run is refused here, before any forward."""
-        _check_prompt(task.policy.source, task.prompt, task.stopping.max_tokens)
-        handle = Handle(task, decoder, budget or Budget(), trace, _needs(decoder, task))
+        check_prompt(task.policy.source, task.prompt, task.stopping.max_tokens)
+        handle = Handle(task, decoder, budget or Budget(), trace, needs(decoder, task))
         for model, need in handle.needs.items():
             if model.capacity is not None and need > model.capacity:
                 raise CapacityError(
@@ -245,7 +166,7 @@ class Runner:
         asked: set[int] = set()
         for index, request in enumerate(handle.requests):
             if isinstance(request, Open):
-                _check_prompt(request.policy.source, request.prompt, 0)
+                check_prompt(request.policy.source, request.prompt, 0)
                 tree = _plant(request.policy, tuple(request.prompt), handle.task.stream)
                 handle.trees.append(tree)
                 handle.answers[index] = tree.root
@@ -311,7 +232,7 @@ class Runner:
                     for node in cast("list[Node]", nodes):
                         _combine(node)
                         if handle.trace is not None:
-                            _record(handle.trace, handle, node)
+                            record_node(handle.trace, handle.trees.index(node.tree), node)
         except Exception as error:
             handle.error = error
 
@@ -410,39 +331,6 @@ class Runner:
 
 
 # -- parts of a step -------------------------------------------------------------------------------
-
-
-def _check_prompt(source: Source, prompt: Sequence[int], max_tokens: int) -> None:
-    if not prompt:
-        raise PromptError("the prompt is empty; give at least one token")
-    if min(prompt) < 0 or max(prompt) >= source.vocab_size:
-        raise PromptError(f"the prompt has a token outside the vocabulary of {source.vocab_size}")
-    limit = source.context_length
-    if limit is not None and len(prompt) + max_tokens > limit:
-        asked = f" and max_tokens {max_tokens}" if max_tokens else ""
-        raise PromptError(
-            f"the prompt of {len(prompt)} tokens{asked} exceed the context of {limit} tokens"
-            f" of {source.name}"
-        )
-
-
-def _needs(decoder: Decoder, task: Task) -> dict[Model, int]:
-    """The slots of every model that the request may need; members have prompts of their own."""
-    needs: dict[Model, int] = {}
-    source = task.policy.source
-    for leaf, prompt in zip(leaves(source), _leaf_prompts(source, task.prompt), strict=True):
-        _check_prompt(leaf, prompt, task.stopping.max_tokens)
-        need = decoder.footprint(len(prompt), task.stopping.max_tokens)
-        needs[leaf] = needs.get(leaf, 0) + need
-    return needs
-
-
-def _leaf_prompts(source: Source, prompt: Sequence[int]) -> list[Sequence[int]]:
-    """The prompts of `leaves(source)`, in their order."""
-    if not isinstance(source, Blend):
-        return [prompt]
-    pairs = zip(source.members, source.prompts(prompt), strict=True)
-    return [own for member, given in pairs for own in _leaf_prompts(member, given)]
 
 
 def _are_completions(value: Any) -> TypeGuard[list[Completion]]:
@@ -571,29 +459,6 @@ def _emitted(handle: Handle, reason: FinishReason) -> list[Completion]:
         Completion(tuple(tokens), reason, sequence)
         for sequence, tokens in sorted(handle.emitted.items())
     ]
-
-
-def _record(trace: Trace, handle: Handle, node: Node) -> None:
-    values: dict[str, Any] = {
-        "tree": handle.trees.index(node.tree),
-        "node": node.index,
-        "parent": None if node.parent is None else node.parent.index,
-        "token": node.token,
-        "depth": node.depth,
-        "sequence": node.sequence,
-    }
-    if node.is_root:
-        values["prompt"] = list(node.tree.prompt)
-    if trace.rows:
-        values["row"] = _top(node.row, trace.rows)
-        values["policy_row"] = _top(node.policy_row(), trace.rows)
-    trace.add("node", **values)
-
-
-def _top(row: Row, count: int) -> list[list[float]]:
-    order = np.argsort(-row.scores, kind="stable")[:count]
-    ids, log_probabilities = row.token_ids()[order], row.scores[order] - row.log_normaliser
-    return [[int(token), float(value)] for token, value in zip(ids, log_probabilities, strict=True)]
 
 
 def run_alone(decoder: Decoder, task: Task, **options: Any) -> list[Completion]:

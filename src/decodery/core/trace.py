@@ -11,6 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from decodery.core.row import Row
+from decodery.core.tree import Node
+
 FORMAT = 1
 
 
@@ -30,6 +35,30 @@ class Trace:
     def save(self, path: Path) -> None:
         """Write JSON; -inf becomes null, so that every reader can parse it."""
         path.write_text(json.dumps(_finite(self.to_dict()), allow_nan=False) + "\n")
+
+
+def record_node(trace: Trace, tree: int, node: Node) -> None:
+    """Note a node that was just grown; `tree` is the number of its tree in the request."""
+    values: dict[str, Any] = {
+        "tree": tree,
+        "node": node.index,
+        "parent": None if node.parent is None else node.parent.index,
+        "token": node.token,
+        "depth": node.depth,
+        "sequence": node.sequence,
+    }
+    if node.is_root:
+        values["prompt"] = list(node.tree.prompt)
+    if trace.rows:
+        values["row"] = _top(node.row, trace.rows)
+        values["policy_row"] = _top(node.policy_row(), trace.rows)
+    trace.add("node", **values)
+
+
+def _top(row: Row, count: int) -> list[list[float]]:
+    order = np.argsort(-row.scores, kind="stable")[:count]
+    ids, log_probabilities = row.token_ids()[order], row.scores[order] - row.log_normaliser
+    return [[int(token), float(value)] for token, value in zip(ids, log_probabilities, strict=True)]
 
 
 def _finite(value: Any) -> Any:

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from decodery.core.branches import branch_footprint, branches
 from decodery.core.decoder import Completion, Decoder, Decoding, Task
+from decodery.core.handle import Handle
 from decodery.core.rng import Stream
-from decodery.core.runner import Handle, Runner
+from decodery.core.runner import Runner
 from decodery.core.source import Policy
 from decodery.core.stopping import Stopping
 from decodery.reproductions.frame import (

@@ -85,8 +85,8 @@ class Size:
     graded: tuple[Setting, ...]
     written: tuple[Setting, ...]
     draws: int
+    texts: int
     seeds: int = 4
-    texts: int = 2
     text_tokens: int = 12
 
 
@@ -96,10 +96,10 @@ def size(mode: Mode) -> Size:
     if mode == "quick":
         hot = tuple(Setting(3.0, *truncation) for truncation in (TOP_P, MIN_P))
         graded = tuple(grid([TOP_P, MIN_P, TOP_K]))
-        return Size(graded, (*reference, *hot), draws=8)
+        return Size(graded, (*reference, *hot), draws=8, texts=1)
     everything: list[Truncation] = [
         (sampler, strength) for sampler, strengths in STRENGTHS.items() for strength in strengths
     ]
     graded = tuple(grid(everything))
     written = tuple(dict.fromkeys([*reference, *graded]))
-    return Size(graded, written, draws=16)
+    return Size(graded, written, draws=16, texts=2)

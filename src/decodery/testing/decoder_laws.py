@@ -15,8 +15,9 @@ import numpy as np
 
 from decodery.core.decoder import Completion, Decoder
 from decodery.core.errors import RowError
+from decodery.core.handle import Budget, Handle
 from decodery.core.row import Row
-from decodery.core.runner import Budget, Handle, Runner
+from decodery.core.runner import Runner
 from decodery.core.sampler import Context, Sampler, State, chain
 from decodery.core.source import Policy
 from decodery.core.stopping import Stopping

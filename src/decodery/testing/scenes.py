@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from decodery.core.decoder import Decoder, Task
+from decodery.core.handle import Budget, Handle
 from decodery.core.rng import Stream
-from decodery.core.runner import Budget, Handle, Runner
+from decodery.core.runner import Runner
 from decodery.core.sampler import chain
 from decodery.core.source import Model, Policy, leaves
 from decodery.core.stopping import FinishReason, Stopping
