@@ -432,3 +432,60 @@ def test_bfloat16_is_close_to_float32(lm: LanguageModel, tokens: list[int]) -> N
         for p, q in zip(rows["float32"], rows["bfloat16"], strict=True)
     ]
     assert np.mean(divergences) < 0.02
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "gemma2", "phi"])
+def test_foreign_models_on_trees_equal_separate_paths(tmp_path: Path, kind: str) -> None:
+    """Models that run through transformers' forward with our cache; gemma2 caps its scores."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(3)
+    common = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes: dict[str, dict[str, int]] = {
+        "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
+        "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 128} | common,
+        "gemma2": {"head_dim": 8, "num_key_value_heads": 2, "sliding_window": 9} | common,
+        "phi": {"intermediate_size": 48} | common,
+    }
+    config = AutoConfig.for_model(kind, vocab_size=61, **sizes[kind])
+    peer = AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    peer.save_pretrained(tmp_path)
+    model = CausalModel(load_transformer(tmp_path, torch.float32, "cpu"), name=kind)
+    prompt = [3 + (7 * i) % 50 for i in range(14)]
+    paths: dict[tuple[int, ...], np.ndarray] = {}
+
+    def body(task: Task) -> Iterator[object]:
+        root: Node = yield Open(task.policy, task.prompt)
+        a, b = root.child(11), root.child(12)
+        a1, a2 = a.child(21), a.child(22)
+        yield Grow([a, b, a1, a2])
+        b.drop()
+        tip = a2.child(33)
+        yield Grow([tip, a1.child(34)])
+        paths[tuple(tip.generated)] = tip.row.scores
+        other = a1.children[0]
+        paths[tuple(other.generated)] = other.row.scores
+
+    drive(model, prompt, body)
+    for path, row in paths.items():
+        assert_close([row], peer_rows(peer, [*prompt, *path])[-1:], SMALL_MODEL_TOLERANCE)
+
+
+@pytest.mark.gpu
+def test_cuda_rows_are_close_to_the_cpus(lm: LanguageModel, tokens: list[int]) -> None:
+    """The same code on a CUDA device, float32 with its default matrix precision."""
+    found: dict[str, list[np.ndarray]] = {}
+    for model in (lm, dc.load(device="cuda")):
+        rows = found.setdefault(str(model.transformer.device), [])
+
+        def body(task: Task, rows: list[np.ndarray] = rows) -> Iterator[object]:
+            root: Node = yield Open(task.policy, task.prompt)
+            a, b = root.child(tokens[40]), root.child(tokens[41])
+            yield Grow([a, b, a.child(tokens[42])])
+            rows.extend(node.row.scores for node in (root, a, b))
+
+        drive(model, tokens[:40], body)
+    ours, theirs = found.values()
+    assert_close(ours, np.stack(theirs), tolerance=1e-2)

@@ -102,6 +102,9 @@ class LanguageModel(CausalModel):
     def generate(self, prompt: Any, **options: Any) -> Any:
         """Run to the end. A list of strings is a batch of prompts, answered in one runner.
 
+        All prompts of a batch get the same seed, so each is answered as it would be alone, and
+        draws at equal positions share their noise; for independent draws give each its own seed.
+
         Options: `method`, every parameter of the method and of any sampler, the parameters of
         every run (`max_tokens`, `seed`, `stop`, ...), and `system`, `raw`, `trace`.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -42,9 +43,7 @@ def run(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Write the run's trace (JSON) to this file."),
     ] = None,
-    trace_rows: Annotated[
-        int, typer.Option(min=0, help="Entries of each row to put into the trace.")
-    ] = 0,
+    trace_rows: Annotated[int, typer.Option(help="Entries of each row to put into the trace.")] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of text.")
     ] = False,
@@ -57,6 +56,8 @@ def run(
     from decodery.api.plan import make_plan
 
     make_plan(method, values)  # names and ranges are refused before a model is loaded
+    if trace_rows < 0:
+        raise ParameterError(f"--trace-rows is {trace_rows}; allowed is 0 or more")
     if trace_rows and trace is None:
         raise ParameterError("--trace-rows needs --trace FILE")
     if trace is not None and not trace.parent.is_dir():
@@ -69,11 +70,13 @@ def run(
     record = None if trace is None else Trace(rows=trace_rows)
     events = lm.stream(text, method=method, system=system, raw=raw, trace=record or False, **values)
     several = events.sequences > 1
+    streams = not as_json and not several
     interrupted = False
     try:
-        for event in events:
-            if not as_json and not several:
-                write(event.text)
+        with nullcontext() if streams else err.status("decoding"):
+            for event in events:
+                if streams:
+                    write(event.text)
     except KeyboardInterrupt:
         interrupted = True
         events.close()
