@@ -7,8 +7,10 @@ hand-written paragraph. Run by `make docs`; `--check` fails when a committed pag
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from decodery.core import registry
 from decodery.core.card import GUARANTEES, Method
@@ -36,10 +38,34 @@ def pages() -> dict[Path, str]:
     methods = list(registry.methods().values())
     made = {PAGES / f"{method.name}.md": page(method) for method in methods}
     made[PAGES / "index.md"] = index(methods)
+    made[DOCS / "reproductions.md"] = reproductions()
     root = DOCS.parent
     made[DOCS / "contributing.md"] = (root / "CONTRIBUTING.md").read_text()
     made[root / "README.md"] = with_table((root / "README.md").read_text(), methods)
     return made
+
+
+def reproductions() -> str:
+    """What `decodery reproduce NAME --full --out docs/reproductions/NAME` last wrote."""
+    lines = ["# Reproductions", "", "Claims of papers, measured at small scale, with a verdict each."]
+    lines += ["Every page section is written from the results of one run of", "", "```"]
+    lines += ["decodery reproduce NAME --full --out docs/reproductions/NAME", "```", ""]
+    for path in sorted((DOCS / "reproductions").glob("*/results.json")):
+        lines += reproduction(json.loads(path.read_text()), path.parent)
+    return "\n".join(lines) + "\n"
+
+
+def reproduction(result: dict[str, Any], folder: Path) -> list[str]:
+    lines = [f"## {result['method']}", "", f"{result['title']}."]
+    seeds = len(result["seeds"])
+    lines.append(f"Mode {result['mode']}, {result['model']}, {seeds} seeds; 95 % intervals.")
+    lines += ["", f"![{result['title']}](reproductions/{folder.name}/figure.png)", ""]
+    lines += ["| | claim | expected | measured | verdict |", "|---|---|---|---|---|"]
+    for claim in result["claims"]:
+        cells = [claim[name] for name in ("id", "claim", "expected", "measured", "verdict")]
+        lines.append("| " + " | ".join(cell(text) for text in cells) + " |")
+    note = NOTES / f"reproduction_{result['method']}.md"
+    return [*lines, "", note.read_text().strip(), ""] if note.exists() else [*lines, ""]
 
 
 def with_table(text: str, methods: list[Method]) -> str:
