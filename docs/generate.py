@@ -47,8 +47,12 @@ def pages() -> dict[Path, str]:
 
 def reproductions() -> str:
     """What `decodery reproduce NAME --full --out docs/reproductions/NAME` last wrote."""
-    lines = ["# Reproductions", "", "Claims of papers, measured at small scale, with a verdict each."]
-    lines += ["Every page section is written from the results of one run of", "", "```"]
+    lines = [
+        "# Reproductions",
+        "",
+        "Claims of papers, measured at small scale, with a verdict each.",
+    ]
+    lines += ["Every section is written from the results of one run of", "", "```"]
     lines += ["decodery reproduce NAME --full --out docs/reproductions/NAME", "```", ""]
     for path in sorted((DOCS / "reproductions").glob("*/results.json")):
         lines += reproduction(json.loads(path.read_text()), path.parent)
