@@ -9,9 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from decodery.models import native
 from decodery.models.activation import ACTIVATIONS, activation
 from decodery.models.linear import (
     Backend,
+    NativeLinear,
     OneDnnLinear,
     PaddedLinear,
     PlainLinear,
@@ -22,7 +24,8 @@ from decodery.models.linear import (
 SHAPES = [(576, 960), (576, 3072), (1536, 576), (576, 49152)]  # of the embedded model
 ROW_COUNTS = [*range(1, 71), 128, 257, 600]
 FEW_ROW_COUNTS = [1, 2, 3, 4, 5, 7, 8, 13, 16, 31, 64, 70]  # for the head, which is slow
-INVARIANT = [OneDnnLinear, PaddedLinear]
+compiled = pytest.mark.skipif(native.library() is None, reason="slow path: no C++ compiler here")
+INVARIANT = [OneDnnLinear, PaddedLinear, pytest.param(NativeLinear, marks=compiled)]
 
 
 @pytest.fixture(autouse=True)
@@ -96,13 +99,15 @@ def test_strided_rows_are_accepted() -> None:
 
 
 def test_float32_on_cpu_gets_an_invariant_backend() -> None:
-    assert backend(torch.float32, "cpu") in INVARIANT
+    assert backend(torch.float32, "cpu") in (NativeLinear, OneDnnLinear, PaddedLinear)
     assert backend(torch.float32, torch.device("cpu")) is backend(torch.float32, "cpu")
     assert backend(torch.float32, "cuda") is PlainLinear
     assert backend(torch.bfloat16, "cuda") is PlainLinear
 
 
-def test_without_onednn_rows_are_padded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "library", lambda: None)
+    assert backend(torch.float32, "cpu") is OneDnnLinear
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert backend(torch.float32, "cpu") is PaddedLinear
     assert backend(torch.bfloat16, "cpu") is PlainLinear

@@ -50,6 +50,8 @@ def _version(package: str) -> str | None:
 def _machine() -> dict[str, Any]:
     import torch
 
+    from decodery.models import native
+
     return {
         "platform": platform.platform(),
         "python": platform.python_version(),
@@ -59,9 +61,11 @@ def _machine() -> dict[str, Any]:
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "torch_threads": torch.get_num_threads(),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
+        "gomp_spincount": os.environ.get("GOMP_SPINCOUNT"),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "onednn": torch.backends.mkldnn.is_available(),
+        "compiled_kernels": native.why_not() or "ready",
     }
 
 
@@ -113,9 +117,12 @@ def _advice(findings: dict[str, Any]) -> list[str]:
             " OMP_NUM_THREADS=1 is likely to be faster now"
         )
     if machine["omp_wait_policy"] != "PASSIVE":
-        advice.append("OMP_WAIT_POLICY is not PASSIVE: threads spin while they wait")
-    if not machine["onednn"]:
-        advice.append("this torch has no oneDNN: matrices are not packed and run slower")
+        advice.append("OMP_WAIT_POLICY is not PASSIVE: threads spin for long while they wait")
+    if machine["compiled_kernels"] != "ready":
+        advice.append(
+            f"the compiled kernels are not in use ({machine['compiled_kernels']}): decoding is"
+            " about 1.5 times slower; install g++ or clang++"
+        )
     return advice
 
 

@@ -7,7 +7,7 @@ longer than a chunk take several forwards, cut at fixed places so that a request
 whoever shares its batch.
 
 In float32 on a CPU a row is bitwise the same alone and in any batch, with one thread or two: every
-operation works row by row, and the linear backends pad single rows (`models/linear.py`).
+operation works row by row, the linear backends included (`models/linear.py`).
 """
 
 from __future__ import annotations

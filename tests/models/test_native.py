@@ -1,0 +1,120 @@
+"""The compiled kernels: found, compiled once, refused in words, and equal to what they replace."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from decodery.models import native
+from decodery.models.linear import NativeLinear, backend
+
+compiled = pytest.mark.skipif(native.library() is None, reason="slow path: no C++ compiler here")
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """A process that has not looked for kernels yet, with an empty cache."""
+    monkeypatch.setenv("DECODERY_CACHE", str(tmp_path))
+    monkeypatch.delenv("DECODERY_NATIVE", raising=False)
+    monkeypatch.delenv("CXX", raising=False)
+    for function in (native.library, native._outcome):
+        function.cache_clear()
+    yield monkeypatch
+    for function in (native.library, native._outcome):
+        function.cache_clear()
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("inputs", "outputs"), [(576, 960), (33, 37), (1, 1), (257, 16), (600, 5)])
+@pytest.mark.parametrize("rows", [1, 2, 5, 6, 7, 13])
+def test_multiplies_as_float64_does(
+    dtype: torch.dtype, inputs: int, outputs: int, rows: int
+) -> None:
+    """Against float64 on the same weights: sums of float32 chains of 256, within 2e-5."""
+    generator = torch.Generator().manual_seed(rows)
+    weight = (torch.randn(outputs, inputs, generator=generator) / inputs**0.5).to(dtype)
+    bias = torch.randn(outputs, generator=generator)
+    x = torch.randn(rows, inputs, generator=generator)
+    expected = x.double() @ weight.double().T + bias.to(dtype).double()
+    found = NativeLinear(weight, bias.to(dtype))(x)
+    torch.testing.assert_close(found.double(), expected, atol=2e-5, rtol=0)
+
+
+@compiled
+def test_strided_and_half_precision_rows() -> None:
+    weight = torch.randn(24, 40)
+    whole = torch.randn(6, 80)
+    linear = NativeLinear(weight, None)
+    torch.testing.assert_close(linear(whole[:, ::2]), linear(whole[:, ::2].contiguous()))
+    half = NativeLinear(weight.bfloat16(), None)(whole[:, :40].bfloat16())
+    assert half.dtype == torch.bfloat16
+
+
+@compiled
+def test_wrong_shapes_are_refused() -> None:
+    linear = NativeLinear(torch.randn(4, 8), None)
+    for shape in ((2, 7), (8,), (1, 2, 8)):
+        with pytest.raises(ValueError, match="expected"):
+            linear(torch.zeros(shape))
+
+
+@compiled
+def test_compiled_once_and_found_again(fresh: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert native.library() is not None
+    (kernels,) = (tmp_path / "native").iterdir()
+    written = kernels.stat().st_mtime_ns
+    for function in (native.library, native._outcome):
+        function.cache_clear()
+    assert native.library() is not None
+    assert native.why_not() is None
+    assert kernels.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("DECODERY_NATIVE", "0", "DECODERY_NATIVE=0"),
+        ("CXX", "no-such-compiler", "no C++ compiler was found"),
+        ("CXX", "false", "returned non-zero exit status"),
+    ],
+)
+def test_without_kernels_torch_takes_over(
+    fresh: pytest.MonkeyPatch, variable: str, value: str, reason: str
+) -> None:
+    fresh.setenv(variable, value)
+    assert native.library() is None
+    assert reason in str(native.why_not())
+    assert backend(torch.float32, "cpu") is not NativeLinear
+
+
+def test_an_unwritable_cache_is_no_error(fresh: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    fresh.setenv("DECODERY_CACHE", str(tmp_path / "file"))
+    assert native.library() is None
+    assert native.why_not()
+
+
+def test_text_is_the_same_without_kernels() -> None:
+    """Greedy text of the embedded model through torch's own kernels, in a process of its own."""
+    script = (
+        "import decodery as dc\n"
+        "lm = dc.load()\n"
+        "print(lm.generate('Why is the sea salty?', method='greedy', max_tokens=13).text)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"DECODERY_NATIVE": "0"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    assert (
+        done.stdout.strip() == "The sea is salty because it contains a high concentration of salt,"
+    )
