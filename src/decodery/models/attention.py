@@ -49,7 +49,7 @@ class Part:
 
     `bias` [rows * group, keys] is 0 where a row may look and -inf elsewhere, each row repeated for
     the query heads of its group; None means everywhere. `first` says that none of the rows was in
-    an earlier part.
+    an earlier part, so that nothing needs to be merged.
     """
 
     rows: Tensor | slice
@@ -187,8 +187,10 @@ def attend(
     output = torch.empty_like(query)
     weight: Tensor | None = None
     if not all(part.first for part in plan):
-        output = output.float()
-        weight = torch.empty(count, heads, dtype=torch.float32, device=query.device)
+        # A part may join rows that have one already with rows that have none: those start at
+        # nothing, which is weight exp(-inf) = 0.
+        output = torch.zeros_like(query, dtype=torch.float32)
+        weight = torch.full((count, heads), -torch.inf, device=query.device)
     for part in plan:
         piece, log_sum = _attend_part(
             query[part.rows], keys[:, part.keys], values[:, part.keys], part, scale, softcap
