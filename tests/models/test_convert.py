@@ -10,14 +10,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from gguf_writing import ARRAY, TEXT, array, entry, gguf, tensor, text, tokenizer_entries, value
+from gguf_models import (
+    F32,
+    HEADS,
+    HIDDEN,
+    INNER,
+    LAYERS,
+    PAIRS,
+    U32,
+    VOCABULARY,
+    WIDTH,
+    Model,
+    model,
+    to_llama_cpp,
+)
+from gguf_writing import ARRAY, TEXT, array, entry, text, value
 from gguf_writing import vocabulary as small_vocabulary
 from safetensors.torch import load_file
 
@@ -27,88 +40,12 @@ from decodery.models.cache import cache_entries, cache_folder, clear_cache
 from decodery.models.convert import converted
 from decodery.models.gguf_architectures import ARCHITECTURES
 
-U32, F32 = 4, 6
-VOCABULARY, HIDDEN, INNER, LAYERS, HEADS, PAIRS, WIDTH = 272, 16, 24, 2, 4, 2, 16
-
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test has its own cache."""
     monkeypatch.setenv("DECODERY_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-@dataclass
-class Model:
-    """A small model as GGUF: metadata by key and tensors by stored name, float32."""
-
-    kind: str
-    metadata: dict[str, tuple[int, Any]]
-    tensors: dict[str, torch.Tensor]
-    extra: list[bytes] = field(default_factory=tokenizer_entries)
-
-    def write(self, path: Path) -> Path:
-        entries = [entry("general.architecture", TEXT, text(self.kind))]
-        entries += [entry(k, kind, value(kind, v)) for k, (kind, v) in self.metadata.items()]
-        listed, data = [], b""
-        for name, values in self.tensors.items():
-            listed.append(tensor(name, list(values.shape)[::-1], 0, len(data)))
-            raw = values.numpy().tobytes()
-            data += raw + b"\0" * (-len(raw) % 32)
-        path.write_bytes(gguf([*entries, *self.extra], listed, data))
-        return path
-
-
-def model(kind: str, tied: bool = True, seed: int = 0) -> Model:
-    """Random weights under llama.cpp's names; all values have few bits, so sums are exact."""
-    metadata = {
-        f"{kind}.{key}": pair
-        for key, pair in {
-            "block_count": (U32, LAYERS),
-            "context_length": (U32, 64),
-            "embedding_length": (U32, HIDDEN),
-            "feed_forward_length": (U32, INNER),
-            "attention.head_count": (U32, HEADS),
-            "attention.head_count_kv": (U32, PAIRS),
-            "attention.key_length": (U32, WIDTH),
-            "attention.value_length": (U32, WIDTH),
-            "attention.layer_norm_rms_epsilon": (F32, 1e-6),
-            "rope.freq_base": (F32, 5000.0),
-        }.items()
-    }
-    if kind == "gemma3":
-        metadata["gemma3.attention.sliding_window"] = (U32, 8)
-    sizes = {
-        "hidden": HIDDEN,
-        "inner": INNER,
-        "head": WIDTH,
-        "query": HEADS * WIDTH,
-        "key": PAIRS * WIDTH,
-    }
-    rng = np.random.default_rng(seed)
-
-    def random(*shape: int) -> torch.Tensor:
-        return torch.from_numpy(rng.integers(-64, 65, shape).astype(np.float32) / 128)
-
-    tensors = {
-        "token_embd.weight": random(VOCABULARY, HIDDEN),
-        "output_norm.weight": random(HIDDEN),
-    }
-    if not tied:
-        tensors["output.weight"] = random(VOCABULARY, HIDDEN)
-    for index in range(LAYERS):
-        for stored, (_, names) in ARCHITECTURES[kind].layer.items():
-            tensors[f"blk.{index}.{stored}"] = random(*(sizes[name] for name in names))
-    return Model(kind, metadata, tensors)
-
-
-def to_llama_cpp(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """llama.cpp's own reordering, as `convert_hf_to_gguf.py` writes it."""
-    return (
-        weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
-        .swapaxes(1, 2)
-        .reshape(weight.shape)
-    )
 
 
 def loaded(folder: Path) -> Any:
@@ -255,6 +192,8 @@ def test_settings_and_template_are_in_the_folder(tmp_path: Path) -> None:
         (lambda m: m.extra.__setitem__(1, text_entry("pre", "unheard")), "smollm"),
         (lambda m: m.extra.__setitem__(0, text_entry("model", "rwkv")), "byte-level"),
         (lambda m: m.extra.__setitem__(4, merges_entry("a")), "not two tokens"),
+        (lambda m: m.extra.__setitem__(4, merges_entry("a b c")), "not two tokens"),
+        (lambda m: m.extra.__setitem__(4, merges_entry(" a")), "not two tokens"),
         (lambda m: m.extra.__setitem__(4, merges_entry("a unheard")), "merges do not fit"),
     ],
 )

@@ -17,7 +17,7 @@ from gguf_writing import ARRAY, TEXT, array, entry, gguf, sample, tensor, text, 
 from decodery.core.errors import ModelFileError
 from decodery.models import embedded
 from decodery.models.gguf import TENSOR_TYPES, TextArray, dequantise, read
-from decodery.models.gguf_quants import SUPPORTED
+from decodery.models.gguf_quants import SUPPORTED, codes_of
 
 ARCHITECTURE = entry("general.architecture", TEXT, text("llama"))
 F32, Q4_1 = 0, 3
@@ -228,6 +228,10 @@ def test_texts_of_an_array_are_checked_when_read(tmp_path: Path) -> None:
         assert texts[0] == "a"
         with pytest.raises(ModelFileError, match=r"'k'\[1\] is not UTF-8"):
             texts[1]
+        with pytest.raises(ModelFileError, match=r"'k'\[1\] is not UTF-8"):
+            texts.tolist()
+    with pytest.raises(ModelFileError, match="closed"):
+        texts.tolist()
 
 
 def test_names_in_messages_stay_on_one_line(tmp_path: Path) -> None:
@@ -286,6 +290,8 @@ def use_all(file) -> None:
     for name, info in file.tensors.items():
         if info.type in SUPPORTED:
             assert dequantise(file, name).shape == info.shape
+            codes = codes_of(file, name)
+            assert codes is None or codes.shape == info.shape
 
 
 # -- values ----------------------------------------------------------------------------------------
@@ -325,10 +331,10 @@ def test_values_are_bit_equal_to_the_gguf_package(name: str, rows: int, tmp_path
 
 
 def test_an_unsupported_type_names_the_supported_ones(tmp_path: Path) -> None:
-    raw = gguf([ARCHITECTURE], [tensor("w", [256], 10, 0)], b"\0" * 84)
+    raw = gguf([ARCHITECTURE], [tensor("w", [256], 16, 0)], b"\0" * 66)
     with read(write(tmp_path, raw)) as file, pytest.raises(ModelFileError) as caught:
         dequantise(file, "w")
-    assert "Q2_K" in str(caught.value)
+    assert "IQ2_XXS" in str(caught.value)
     assert ", ".join(SUPPORTED) in str(caught.value)
 
 

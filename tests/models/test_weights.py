@@ -154,4 +154,4 @@ def test_quantized_models_are_refused(tmp_path: Path) -> None:
     config = {"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelFileError, match="quantization_config"):
-        load_transformer(tmp_path, torch.float32, "cpu")
+        load_transformer(tmp_path, "float32", "cpu")

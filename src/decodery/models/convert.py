@@ -1,10 +1,13 @@
-"""GGUF to a Hugging Face folder, once: `config.json`, `model.safetensors`, the tokenizer's files.
+"""GGUF to a Hugging Face folder, once: `config.json`, the tokenizer's files, and the weights.
 
-The folder lies in the cache (see `cache.py`) under a name made from the file's content, the storing
-dtype and the version of this converter, so a changed file is converted again and a moved one is
-not. Values are dequantised in float32 and rounded once to the storing dtype; a float32 folder holds
-exactly what transformers' own GGUF loader computes. Tensors are streamed: peak memory is one
-tensor, not one model.
+`prepared` leaves the weights in the GGUF file and writes down where they are (`weight_store.py`);
+this is what `load` uses. `converted` writes them as floats into `model.safetensors`, for other
+libraries: values are dequantised in float32 and rounded once to the storing dtype, so a float32
+folder holds exactly what transformers' own GGUF loader computes. Tensors are streamed: peak memory
+is one tensor, not one model.
+
+The folder lies in the cache (see `cache.py`) under a name made from the file's content, what is
+written and the version of this converter, so a changed file is converted again.
 """
 
 from __future__ import annotations
@@ -54,7 +57,28 @@ def converted(
 
     def build(folder: Path) -> None:
         with gguf.read(source) as file:
-            _write(file, stored, settings, folder)
+            parameters = _describe(file, {"dtype": stored}, settings, folder)
+            _write_tensors(folder, file, parameters, stored)
+
+    return cached(name, str(source), build)
+
+
+def prepared(path: str | os.PathLike[str], generation: Mapping[str, Any] | None = None) -> Path:
+    """The folder of a GGUF file's model whose weights stay in the file, made if not cached.
+
+    Raises as `converted`. The folder is good for as long as the file stays as and where it is.
+    """
+    source = Path(path).resolve()
+    settings = dict(generation or {})
+    # The path too, since the folder holds it: a file that was moved needs another folder.
+    name = f"{source.stem[:80]}-gguf-{_identity(source, f'gguf {source}', settings)}"
+
+    def build(folder: Path) -> None:
+        from decodery.models.weight_store import write_reference
+
+        with gguf.read(source) as file:
+            _describe(file, {}, settings, folder)
+            write_reference(folder, file)
 
     return cached(name, str(source), build)
 
@@ -78,7 +102,10 @@ def _identity(source: Path, stored: str, settings: Mapping[str, Any]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _write(file: gguf.GgufFile, stored: str, settings: Mapping[str, Any], folder: Path) -> None:
+def _describe(
+    file: gguf.GgufFile, extra: Mapping[str, Any], settings: Mapping[str, Any], folder: Path
+) -> dict[str, Parameter]:
+    """Write everything but the weights; returns the parameters they make up."""
     # These import torch and tokenizers, over a second together, and a cached model needs neither.
     from decodery.models import gguf_architectures, gguf_tokenizer
 
@@ -93,13 +120,12 @@ def _write(file: gguf.GgufFile, stored: str, settings: Mapping[str, Any], folder
     special = {"bos_token_id": ids["bos"], "pad_token_id": ids["padding"]}
     ends = [ids[name] for name in ("eos", "eot", "eom") if ids[name] is not None]
     generation = special | {"eos_token_id": list(dict.fromkeys(ends)) or None}
-    _write_json(
-        folder / "config.json", config | special | {"eos_token_id": ids["eos"], "dtype": stored}
-    )
+    config |= special | {"eos_token_id": ids["eos"]} | dict(extra)
+    _write_json(folder / "config.json", config)
     _write_json(folder / "generation_config.json", generation | dict(settings))
     _write_json(folder / "tokenizer_config.json", _tokenizer_config(file, pieces, ids, config))
     gguf_tokenizer.tokenizer(file).save(str(folder / "tokenizer.json"), pretty=False)
-    _write_tensors(folder, file, parameters, stored)
+    return parameters
 
 
 def _tokenizer_config(
@@ -159,21 +185,13 @@ def _values(file: gguf.GgufFile, parameter: Parameter, stored: str) -> np.ndarra
     """A parameter's bytes in transformers' layout and the storing dtype."""
     import torch
 
+    from decodery.models.codes import original_rows
+
     dtype: torch.dtype = getattr(torch, stored)
     if parameter.minus_one:  # the difference in float32, then the one rounding
         values = (gguf.dequantise(file, parameter.stored) - 1).to(dtype)
     else:
         values = gguf.dequantise(file, parameter.stored, dtype)
     if parameter.heads:
-        values = _original_rows(values, parameter.heads)
+        values = original_rows(values, parameter.heads)
     return values.reshape(-1).view(torch.uint8).numpy()
-
-
-def _original_rows(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Undo llama.cpp's row order of a query or key projection `(heads * width, hidden)`.
-
-    Inside a head it puts the two halves of the rotary embedding side by side (0, w/2, 1, ...);
-    transformers keeps them apart (`LlamaModel.permute` in `convert_hf_to_gguf.py`, reversed).
-    """
-    rows = weight.shape[0] // heads // 2
-    return weight.reshape(heads, rows, 2, -1).transpose(1, 2).reshape(weight.shape)

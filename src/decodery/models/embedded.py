@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from decodery.core.errors import ModelFileError
-from decodery.models.convert import converted
+from decodery.models.convert import converted, prepared
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +41,11 @@ def gguf_path() -> Path:
         if path.is_file():
             return path
     raise ModelFileError(f"the embedded model {NAME} is not installed; {FIX}")
+
+
+def prepared_folder() -> Path:
+    """The embedded model as a folder whose weights stay in its GGUF file."""
+    return prepared(gguf_path(), generation=GENERATION)
 
 
 def embedded_folder(dtype: torch.dtype | str = "bfloat16") -> Path:

@@ -107,7 +107,7 @@ def _byte_level(file: GgufFile) -> Tokenizer:
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     if len(vocabulary) != len(pieces):
         raise ModelFileError(f"{file.path}: tokenizer.ggml.tokens holds a token twice")
-    merges = [_pair(file, merge) for merge in _texts(file, "tokenizer.ggml.merges")]
+    merges = _pairs(file, _texts(file, "tokenizer.ggml.merges"))
     try:
         model = BPE(vocab=vocabulary, merges=merges, ignore_merges=pre in _WHOLE_WORDS)
     except Exception as error:  # tokenizers raises bare `Exception`s
@@ -133,11 +133,12 @@ def _splitter(split: str) -> pre_tokenizers.PreTokenizer:
     )
 
 
-def _pair(file: GgufFile, merge: str) -> tuple[str, str]:
-    left, space, right = merge.partition(" ")
-    if not (left and space and right) or " " in right:
-        raise ModelFileError(f"{file.path}: the merge {shown(merge)} is not two tokens")
-    return left, right
+def _pairs(file: GgufFile, merges: list[str]) -> list[tuple[str, str]]:
+    pairs = [tuple(merge.split(" ")) for merge in merges]
+    for merge, pair in zip(merges, pairs, strict=True):
+        if len(pair) != 2 or "" in pair:
+            raise ModelFileError(f"{file.path}: the merge {shown(merge)} is not two tokens")
+    return pairs  # pyright: ignore[reportReturnType]
 
 
 def _add_marked(made: Tokenizer, file: GgufFile, pieces: list[str]) -> None:

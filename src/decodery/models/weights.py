@@ -9,16 +9,20 @@ runs code chosen by whoever wrote the file.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from decodery.core.errors import ModelFileError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from decodery.models.codes import Codes
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -28,6 +32,8 @@ FLOAT_KINDS = ("F32", "F16", "BF16")
 MAX_JSON_BYTES = 64 << 20
 
 Shape = tuple[int, ...]
+Precision = Literal["codes", "float32", "bf16"]
+CODES: Precision = "codes"
 Result = TypeVar("Result")
 
 
@@ -39,12 +45,21 @@ class Weights(Protocol):
         """The shape of every tensor in the store."""
         ...
 
+    @property
+    def precision(self) -> Precision:
+        """What the store holds: integer codes, or mostly floats of 16 or of more bits."""
+        ...
+
     def source(self, name: str) -> str:
         """Where a tensor is or should be, for messages."""
         ...
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor of the store, on the CPU, in its stored dtype. Not to be written to."""
+        """A tensor's values, on the CPU, in a float dtype that holds them. Not to be written to."""
+        ...
+
+    def codes(self, name: str) -> Codes | None:
+        """The integer codes of a matrix, whose values are `tensor(name)`; None: it is floats."""
         ...
 
 
@@ -62,6 +77,7 @@ class SafetensorsFolder:
         self._readers: dict[str, Any] = {}  # tensor name -> the open file that holds it
         self._holders: dict[str, Path] = {}
         self.shapes: dict[str, Shape] = {}
+        self._values: Counter[str] = Counter()  # how many values are stored as each kind
         self._open = ExitStack()
         try:
             for path in self._files:
@@ -80,6 +96,15 @@ class SafetensorsFolder:
     def tensor(self, name: str) -> Tensor:
         """A tensor as stored. Raises `ModelFileError` when it cannot be read."""
         return _guarded(self._holders[name], lambda: self._readers[name].get_tensor(name))
+
+    def codes(self, name: str) -> None:
+        """None: safetensors files hold floats here."""
+
+    @property
+    def precision(self) -> Precision:
+        """bf16 where most values are bfloat16, else float32 (float16 has no kernel of its own)."""
+        halves = self._values["BF16"]
+        return "bf16" if 2 * halves > self._values.total() else "float32"
 
     def close(self) -> None:
         """Closes the files. Closing twice does nothing."""
@@ -111,6 +136,7 @@ class SafetensorsFolder:
                     f" expected one of {', '.join(FLOAT_KINDS)}"
                 )
             self.shapes[name] = tuple(part.get_shape())
+            self._values[part.get_dtype()] += prod(self.shapes[name])
             self._holders[name] = path
             self._readers[name] = reader
 
