@@ -13,8 +13,8 @@ from decodery.models import native
 from decodery.models.activation import ACTIVATIONS, activation
 from decodery.models.linear import (
     Backend,
-    NativeLinear,
     OneDnnLinear,
+    PackedMatrix,
     PaddedLinear,
     PlainLinear,
     backend,
@@ -25,7 +25,7 @@ SHAPES = [(576, 960), (576, 3072), (1536, 576), (576, 49152)]  # of the embedded
 ROW_COUNTS = [*range(1, 71), 128, 257, 600]
 FEW_ROW_COUNTS = [1, 2, 3, 4, 5, 7, 8, 13, 16, 31, 64, 70]  # for the head, which is slow
 compiled = pytest.mark.skipif(native.library() is None, reason="slow path: no C++ compiler here")
-INVARIANT = [OneDnnLinear, PaddedLinear, pytest.param(NativeLinear, marks=compiled)]
+INVARIANT = [OneDnnLinear, PaddedLinear, pytest.param(PackedMatrix, marks=compiled)]
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +105,7 @@ def test_strided_rows_are_accepted() -> None:
 
 
 def test_float32_on_cpu_gets_an_invariant_backend() -> None:
-    assert backend(torch.float32, "cpu") in (NativeLinear, OneDnnLinear, PaddedLinear)
+    assert backend(torch.float32, "cpu") in (PackedMatrix, OneDnnLinear, PaddedLinear)
     assert backend(torch.float32, torch.device("cpu")) is backend(torch.float32, "cpu")
     assert backend(torch.float32, "cuda") is PlainLinear
     assert backend(torch.bfloat16, "cuda") is PlainLinear

@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import kernel_results
 import pytest
 import torch
+from small_models import Make
 
+from decodery.core.errors import DecoderyError
 from decodery.models import native
-from decodery.models.linear import NativeLinear, backend
+from decodery.models.linear import PackedMatrix, backend
 
 compiled = pytest.mark.skipif(native.library() is None, reason="slow path: no C++ compiler here")
 
@@ -42,7 +45,7 @@ def test_multiplies_as_float64_does(
     bias = torch.randn(outputs, generator=generator)
     x = torch.randn(rows, inputs, generator=generator)
     expected = x.double() @ weight.double().T + bias.to(dtype).double()
-    found = NativeLinear(weight, bias.to(dtype))(x)
+    found = PackedMatrix(weight, bias.to(dtype))(x)
     torch.testing.assert_close(found.double(), expected, atol=2e-5, rtol=0)
 
 
@@ -50,30 +53,18 @@ def test_multiplies_as_float64_does(
 def test_strided_and_half_precision_rows() -> None:
     weight = torch.randn(24, 40)
     whole = torch.randn(6, 80)
-    linear = NativeLinear(weight, None)
+    linear = PackedMatrix(weight, None)
     torch.testing.assert_close(linear(whole[:, ::2]), linear(whole[:, ::2].contiguous()))
-    half = NativeLinear(weight.bfloat16(), None)(whole[:, :40].bfloat16())
+    half = PackedMatrix(weight.bfloat16(), None)(whole[:, :40].bfloat16())
     assert half.dtype == torch.bfloat16
 
 
 @compiled
 def test_wrong_shapes_are_refused() -> None:
-    linear = NativeLinear(torch.randn(4, 8), None)
+    linear = PackedMatrix(torch.randn(4, 8), None)
     for shape in ((2, 7), (8,), (1, 2, 8)):
         with pytest.raises(ValueError, match="expected"):
             linear(torch.zeros(shape))
-
-
-@compiled
-def test_compiled_once_and_found_again(fresh: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert native.library() is not None
-    (kernels,) = (tmp_path / "native").iterdir()
-    written = kernels.stat().st_mtime_ns
-    for function in (native.library, native._outcome):
-        function.cache_clear()
-    assert native.library() is not None
-    assert native.why_not() is None
-    assert kernels.stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize(
@@ -90,7 +81,60 @@ def test_without_kernels_torch_takes_over(
     fresh.setenv(variable, value)
     assert native.library() is None
     assert reason in str(native.why_not())
-    assert backend(torch.float32, "cpu") is not NativeLinear
+    assert backend(torch.float32, "cpu") is not PackedMatrix
+
+
+def test_another_choice_of_kernels_is_refused(fresh: pytest.MonkeyPatch) -> None:
+    for value in ("2", "yes", "Portable", ""):
+        fresh.setenv("DECODERY_NATIVE", value)
+        for asked in (native.library, native.why_not, native.instructions):
+            with pytest.raises(DecoderyError, match="; allowed are 0"):
+                asked()
+
+
+@compiled
+def test_each_build_is_compiled_once_and_found_again(
+    fresh: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    written: list[dict[str, int]] = []
+    for choice in ("1", "portable", "1", "portable"):
+        fresh.setenv("DECODERY_NATIVE", choice)
+        for function in (native.library, native._outcome):
+            function.cache_clear()
+        assert native.library() is not None
+        assert native.why_not() is None
+        assert (native.instructions() == "portable") or choice == "1"
+        files = (tmp_path / "native").iterdir()
+        written.append({file.name: file.stat().st_mtime_ns for file in files})
+    assert [len(files) for files in written] == [1, 2, 2, 2]
+    assert written[0].items() < written[1].items()
+    assert written[1] == written[2] == written[3]
+
+
+@compiled
+def test_the_portable_build_gives_the_same_results(make: Make, tmp_path: Path) -> None:
+    """Without this processor's own instructions: sums of whole numbers equal bit for bit.
+
+    Floats may be off by 1e-5. Codes round their inputs, and a last bit may turn one to the next
+    code, so their logits are held to 1e-2 at the worst place and to 1e-5 on average.
+    """
+    file = tmp_path / "portable.pt"
+    subprocess.run(
+        [sys.executable, kernel_results.__file__, str(file), str(make("llama wider"))],
+        env=os.environ | {"DECODERY_NATIVE": "portable"},
+        check=True,
+        timeout=300,
+    )
+    portable = torch.load(file)
+    assert portable["instructions"] == "portable"
+    whole = kernel_results.whole_numbers()
+    assert whole.keys() == portable["whole"].keys()
+    for name, found in whole.items():
+        assert torch.equal(found, portable["whole"][name]), name
+    for name, found in kernel_results.floats(make("llama wider")).items():
+        off = (found - portable["floats"][name]).abs()
+        assert off.mean() < 1e-5, name
+        assert off.max() < (1e-2 if "int" in name else 1e-5), name
 
 
 def test_an_unwritable_cache_is_no_error(fresh: pytest.MonkeyPatch, tmp_path: Path) -> None:

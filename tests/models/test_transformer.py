@@ -1,4 +1,4 @@
-"""Both transformers against the reference, transformers' own forward pass, on tiny random models.
+"""The transformers that attend through the engine against transformers' own, on tiny models.
 
 `CachedAttention` plays the engine: plain causal attention in float32 over a growing cache, so a
 text can be fed at once, in chunks or one token at a time. Texts are longer than every window.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,121 +15,33 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from small_models import (
+    ALL,
+    CLOSE,
+    GPT2,
+    LENGTH,
+    LLAMA3,
+    OURS,
+    SIZES,
+    VOCAB,
+    WRONG,
+    Make,
+    Store,
+    real_widths,
+    reference,
+    text,
+    with_config,
+)
 from torch import Tensor
 
 from decodery.core.errors import ModelFileError
 from decodery.models import foreign
 from decodery.models.architecture import Architecture
 from decodery.models.foreign import ForeignTransformer
-from decodery.models.llama import LlamaTransformer, expected_shapes
+from decodery.models.llama import LlamaTransformer
 from decodery.models.rope import Rope
 from decodery.models.transformer import Transformer, load_transformer
 from decodery.models.weights import SINGLE_FILE, SafetensorsFolder
-
-LENGTH = 96
-CLOSE = 1e-4  # largest difference of float32 logits; typical is 1e-6
-VOCAB = 101
-
-SIZES: dict[str, Any] = {
-    "vocab_size": VOCAB,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 500.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
-}
-YARN = {
-    "rope_type": "yarn",
-    "rope_theta": 1000.0,
-    "factor": 4.0,
-    "original_max_position_embeddings": 32,
-}
-OURS: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("LlamaConfig", {}),
-    "llama all heads": ("LlamaConfig", {"num_key_value_heads": 4}),
-    "llama one key head": ("LlamaConfig", {"num_key_value_heads": 1}),
-    "llama tied": ("LlamaConfig", {"tie_word_embeddings": True}),
-    "llama llama3": ("LlamaConfig", {"rope_parameters": LLAMA3}),
-    "llama linear": (
-        "LlamaConfig",
-        {"rope_parameters": {"rope_type": "linear", "factor": 3.0, "rope_theta": 10_000.0}},
-    ),
-    "llama yarn": ("LlamaConfig", {"rope_parameters": YARN}),
-    "llama yarn mscale": (
-        "LlamaConfig",
-        {"rope_parameters": YARN | {"mscale": 0.8, "mscale_all_dim": 0.5, "truncate": False}},
-    ),
-    "llama wide heads": ("LlamaConfig", {"head_dim": 20}),
-    "llama biases": ("LlamaConfig", {"attention_bias": True, "mlp_bias": True}),
-    "llama gelu": ("LlamaConfig", {"hidden_act": "gelu"}),
-    "mistral windowed": ("MistralConfig", {"sliding_window": 11}),
-    "mistral full": ("MistralConfig", {"sliding_window": None, "head_dim": 12}),
-    "qwen2": ("Qwen2Config", {}),
-    "qwen2 windowed": (
-        "Qwen2Config",
-        {"use_sliding_window": True, "sliding_window": 13, "max_window_layers": 1},
-    ),
-    "qwen3": ("Qwen3Config", {"head_dim": 16}),
-    "qwen3 biases": ("Qwen3Config", {"head_dim": 16, "attention_bias": True}),
-    "gemma3": (
-        "Gemma3TextConfig",
-        {
-            "num_hidden_layers": 4,
-            "head_dim": 16,
-            "query_pre_attn_scalar": 24,
-            "sliding_window": 9,
-            "layer_types": ["sliding_attention", "full_attention"] * 2,
-        },
-    ),
-    "gemma3 scaled": (
-        "Gemma3TextConfig",
-        {
-            "head_dim": 8,
-            "sliding_window": 10,
-            "final_logit_softcapping": 1.5,
-            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
-            "rope_parameters": {
-                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
-                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
-            },
-        },
-    ),
-    "smollm3": ("SmolLM3Config", {"no_rope_layer_interval": 2}),
-    "smollm3 windowed": (
-        "SmolLM3Config",
-        {"no_rope_layers": [1, 0, 1], "use_sliding_window": True, "sliding_window": 7},
-    ),
-}
-_GPT2 = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}
-FOREIGN: dict[str, tuple[str, dict[str, Any]]] = {
-    "gpt2": ("GPT2Config", _GPT2 | {"scale_attn_by_inverse_layer_idx": True}),
-    "opt": ("OPTConfig", {"ffn_dim": 48, "word_embed_proj_dim": 16}),
-    "gpt_neox": ("GPTNeoXConfig", {}),
-    "phi": ("PhiConfig", {}),
-    "phi3": ("Phi3Config", {"sliding_window": 12}),
-    "gemma2": (
-        "Gemma2Config",
-        {"head_dim": 16, "sliding_window": 9, "attn_logit_softcapping": 2.0},
-    ),
-    "cohere": ("CohereConfig", {"use_qk_norm": True, "logit_scale": 0.3}),
-    "stablelm": ("StableLmConfig", {}),
-    "olmo2": ("Olmo2Config", {}),
-    "granite": ("GraniteConfig", {"logits_scaling": 3.0, "attention_multiplier": 0.3}),
-    "mixtral": ("MixtralConfig", {"num_local_experts": 4}),
-}
-ALL = OURS | FOREIGN
 
 
 class CachedAttention:
@@ -169,52 +80,10 @@ def _own_values(_: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return (value + key).repeat_interleave(query.shape[1] // key.shape[1], dim=1).flatten(1)
 
 
-Make = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Writes a random model of a named kind once and returns its folder."""
-    folders: dict[str, Path] = {}
-
-    def write(name: str) -> Path:
-        if name not in folders:
-            folders[name] = tmp_path_factory.mktemp(name.replace(" ", "_"))
-            _reference_from_config(name).save_pretrained(folders[name])
-        return folders[name]
-
-    return write
-
-
-def _reference_from_config(name: str) -> Any:
-    config_name, options = ALL[name]
-    sizes = {"vocab_size": VOCAB} if name == "gpt2" else SIZES
-    config = getattr(transformers, config_name)(**(sizes | options))
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config)
-    with torch.no_grad():
-        for weight in model.parameters():  # norms start at one, biases at zero: give them values
-            weight.add_(0.15 * torch.randn_like(weight))
-    return model
-
-
 @pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    transformers.utils.logging.disable_progress_bar()
-    yield
-    transformers.utils.logging.enable_progress_bar()
-
-
-def _text(length: int = LENGTH) -> Tensor:
-    return torch.randint(3, VOCAB, (length,), generator=torch.Generator().manual_seed(7))
-
-
-@torch.no_grad()
-def _reference(folder: Path, tokens: Tensor) -> Tensor:
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager"
-    )
-    return model.eval()(input_ids=tokens[None], use_cache=False).logits[0]
+def _torch_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No compiled forward, which attends by itself: `test_compiled.py` has that one."""
+    monkeypatch.setattr("decodery.models.compiled.can_compile", lambda _: False)
 
 
 def _logits(model: Transformer, tokens: Tensor, pieces: list[int] | None = None) -> Tensor:
@@ -232,27 +101,27 @@ def _logits(model: Transformer, tokens: Tensor, pieces: list[int] | None = None)
     return model.logits(torch.cat(rows))
 
 
-def _difference(model: Transformer, reference: Tensor) -> float:
-    return (_logits(model, _text()) - reference).abs().max().item()
+def _difference(model: Transformer, expected: Tensor) -> float:
+    return (_logits(model, text()) - expected).abs().max().item()
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_logits_equal_the_reference(make: Make, name: str) -> None:
-    model = load_transformer(make(name), torch.float32, "cpu")
+    model = load_transformer(make(name), "float32", "cpu")
     assert isinstance(model, LlamaTransformer if name in OURS else ForeignTransformer)
-    reference = _reference(make(name), _text())
-    assert reference.std() > 0.05  # the comparison means something
-    logits = _logits(model, _text())
+    expected = reference(make(name), text())
+    assert expected.std() > 0.05  # the comparison means something
+    logits = _logits(model, text())
     assert logits.shape == (LENGTH, VOCAB)
     assert logits.dtype == torch.float32
-    assert (logits - reference).abs().max().item() < CLOSE
+    assert (logits - expected).abs().max().item() < CLOSE
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3", "smollm3 windowed", "gemma2", "opt"])
 @pytest.mark.parametrize("pieces", [[1] * 40, [17, 1, 1, 21]])
 def test_a_text_may_be_fed_in_pieces(make: Make, name: str, pieces: list[int]) -> None:
-    model = load_transformer(make(name), torch.float32, "cpu")
-    tokens = _text(40)
+    model = load_transformer(make(name), "float32", "cpu")
+    tokens = text(40)
     torch.testing.assert_close(
         _logits(model, tokens, pieces), _logits(model, tokens), atol=1e-5, rtol=0
     )
@@ -260,16 +129,16 @@ def test_a_text_may_be_fed_in_pieces(make: Make, name: str, pieces: list[int]) -
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_every_layer_calls_back_once_in_order(make: Make, name: str) -> None:
-    model = load_transformer(make(name), torch.float32, "cpu")
+    model = load_transformer(make(name), "float32", "cpu")
     attend = CachedAttention(model)
-    model.hidden(_text(5), torch.arange(5), attend)
+    model.hidden(text(5), torch.arange(5), attend)
     assert attend.calls == [0, 1, 2]
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_a_row_does_not_depend_on_its_batch_mates(make: Make, name: str) -> None:
-    model = load_transformer(make(name), torch.float32, "cpu")
-    tokens = _text(67)
+    model = load_transformer(make(name), "float32", "cpu")
+    tokens = text(67)
     positions = torch.randint(0, 128, (67,), generator=torch.Generator().manual_seed(8))
     whole = model.hidden(tokens, positions, _own_values)
     logits = model.logits(whole)
@@ -282,51 +151,26 @@ def test_a_row_does_not_depend_on_its_batch_mates(make: Make, name: str) -> None
 
 def test_positions_matter_and_nothing_else_about_places(make: Make) -> None:
     """Shuffled rows give shuffled results; a shift by one position changes them."""
-    model = load_transformer(make("llama"), torch.float32, "cpu")
-    tokens, positions = _text(9), torch.arange(9)
+    model = load_transformer(make("llama"), "float32", "cpu")
+    tokens, positions = text(9), torch.arange(9)
     order = torch.randperm(9, generator=torch.Generator().manual_seed(1))
     plain = model.hidden(tokens, positions, _own_values)
     assert torch.equal(model.hidden(tokens[order], positions[order], _own_values), plain[order])
     assert not torch.equal(model.hidden(tokens, positions + 1, _own_values), plain)
 
 
-def _with_config(folder: Path, target: Path, **changes: Any) -> Path:
-    """A copy of a model with some fields of config.json changed (None removes a field)."""
-    config = json.loads((folder / "config.json").read_text())
-    config |= changes
-    (target / "config.json").write_text(
-        json.dumps({k: v for k, v in config.items() if k not in changes or v is not None})
-    )
-    (target / SINGLE_FILE).symlink_to(folder / SINGLE_FILE)
-    return target
-
-
-WRONG: dict[str, tuple[str, dict[str, Any]]] = {
-    "theta": ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 9_000.0}}),
-    "scaling": ("llama llama3", {"rope_parameters": LLAMA3 | {"factor": 7.0}}),
-    "window": ("mistral windowed", {"sliding_window": 12}),
-    "epsilon": ("llama", {"rms_norm_eps": 1e-3}),
-    "heads": ("llama all heads", {"num_attention_heads": 8, "num_key_value_heads": 8}),
-    "scale": ("gemma3", {"query_pre_attn_scalar": 25}),
-    "activation": ("gemma3", {"hidden_activation": "silu"}),
-    "softcap": ("gemma3 scaled", {"final_logit_softcapping": 1.6}),
-    "nope": ("smollm3", {"no_rope_layers": [0, 1, 1], "layer_types": ["full_attention"] * 3}),
-}
-
-
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_wrong_switch_is_noticed(make: Make, tmp_path: Path, wrong: str) -> None:
     """Negative controls: the same comparison rejects each of these."""
     name, changes = WRONG[wrong]
-    changes = {"head_dim": 4, **changes} if wrong == "heads" else changes
-    model = load_transformer(_with_config(make(name), tmp_path, **changes), torch.float32, "cpu")
-    assert _difference(model, _reference(make(name), _text())) > CLOSE
+    model = load_transformer(with_config(make(name), tmp_path, **changes), "float32", "cpu")
+    assert _difference(model, reference(make(name), text())) > CLOSE
 
 
 def test_old_config_spellings_are_read(make: Make, tmp_path: Path) -> None:
     """`rope_theta` with `rope_scaling`, no `head_dim`, as files before transformers 5 have them."""
     scaling = {k: v for k, v in LLAMA3.items() if k not in ("rope_theta", "rope_type")}
-    folder = _with_config(
+    folder = with_config(
         make("llama llama3"),
         tmp_path,
         rope_parameters=None,
@@ -334,12 +178,12 @@ def test_old_config_spellings_are_read(make: Make, tmp_path: Path) -> None:
         rope_theta=LLAMA3["rope_theta"],
         rope_scaling=scaling | {"type": "llama3"},
     )
-    model = load_transformer(folder, torch.float32, "cpu")
-    assert _difference(model, _reference(make("llama llama3"), _text())) < CLOSE
+    model = load_transformer(folder, "float32", "cpu")
+    assert _difference(model, reference(make("llama llama3"), text())) < CLOSE
 
 
 def test_old_gemma_spellings_are_read(make: Make, tmp_path: Path) -> None:
-    folder = _with_config(
+    folder = with_config(
         make("gemma3"),
         tmp_path,
         rope_parameters=None,
@@ -348,44 +192,44 @@ def test_old_gemma_spellings_are_read(make: Make, tmp_path: Path) -> None:
         rope_local_base_freq=10_000.0,
         sliding_window_pattern=2,
     )
-    model = load_transformer(folder, torch.float32, "cpu")
-    assert _difference(model, _reference(make("gemma3"), _text())) < CLOSE
+    model = load_transformer(folder, "float32", "cpu")
+    assert _difference(model, reference(make("gemma3"), text())) < CLOSE
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3", "gpt2"])
 def test_bfloat16_is_near_the_reference(make: Make, name: str) -> None:
-    model = load_transformer(make(name), torch.bfloat16, "cpu")
+    model = load_transformer(make(name), "bf16", "cpu")
     assert model.dtype == torch.bfloat16
-    reference = _reference(make(name), _text())
-    assert _difference(model, reference) < 0.06 * reference.abs().max().item()
+    expected = reference(make(name), text())
+    assert _difference(model, expected) < 0.06 * expected.abs().max().item()
 
 
 @pytest.mark.parametrize("name", ["llama tied", "llama biases", "gemma3", "gpt2", "opt"])
 def test_sizes_are_reported(make: Make, name: str) -> None:
-    model = load_transformer(make(name), torch.float32, "cpu")
-    reference: Any = transformers.AutoModelForCausalLM.from_pretrained(make(name))
-    assert model.parameters == sum(weight.numel() for weight in reference.parameters())
+    model = load_transformer(make(name), "float32", "cpu")
+    peer: Any = transformers.AutoModelForCausalLM.from_pretrained(make(name))
+    assert model.parameters == sum(weight.numel() for weight in peer.parameters())
     assert model.vocab_size == VOCAB
-    assert model.width == reference.get_output_embeddings().weight.shape[1]
-    assert model.context_length == 128
+    assert model.width == peer.get_output_embeddings().weight.shape[1]
+    assert model.context_length == 512
     assert model.kv_heads * model.head_dim == (
         32 if name in ("gpt2", "opt", "gemma3") else 16
     )  # gemma3: 2 heads of 16
     assert model.device == torch.device("cpu")
-    assert len(model.layers) == reference.config.num_hidden_layers
+    assert len(model.layers) == peer.config.num_hidden_layers
 
 
 def test_shards_are_read(make: Make, tmp_path: Path) -> None:
-    reference = transformers.AutoModelForCausalLM.from_pretrained(make("llama"))
-    reference.save_pretrained(tmp_path, max_shard_size="20KB")
+    peer = transformers.AutoModelForCausalLM.from_pretrained(make("llama"))
+    peer.save_pretrained(tmp_path, max_shard_size="20KB")
     assert not (tmp_path / SINGLE_FILE).exists()
-    model = load_transformer(tmp_path, torch.float32, "cpu")
-    assert _difference(model, _reference(make("llama"), _text())) < CLOSE
+    model = load_transformer(tmp_path, "float32", "cpu")
+    assert _difference(model, reference(make("llama"), text())) < CLOSE
 
 
 def _refused(folder: Path) -> str:
     with pytest.raises(ModelFileError) as caught:
-        load_transformer(folder, torch.float32, "cpu")
+        load_transformer(folder, "float32", "cpu")
     message = str(caught.value)
     assert str(folder) in message
     assert "\n" not in message
@@ -420,7 +264,7 @@ def _refused(folder: Path) -> str:
 def test_impossible_configs_are_refused(
     make: Make, tmp_path: Path, changes: dict[str, Any], complaint: str
 ) -> None:
-    message = _refused(_with_config(make("llama"), tmp_path, **changes))
+    message = _refused(with_config(make("llama"), tmp_path, **changes))
     assert re.search(complaint, message), message
 
 
@@ -438,7 +282,7 @@ def test_a_tied_head_that_differs_is_refused(make: Make, tmp_path: Path) -> None
     head = tensors["model.embed_tokens.weight"].clone()
     (tmp_path / "config.json").write_text((make("llama tied") / "config.json").read_text())
     save_file(tensors | {"lm_head.weight": head}, tmp_path / SINGLE_FILE)
-    load_transformer(tmp_path, torch.float32, "cpu")
+    load_transformer(tmp_path, "float32", "cpu")
     head[0, 0] += 1
     save_file(tensors | {"lm_head.weight": head}, tmp_path / SINGLE_FILE)
     assert "differs from the embedding" in _refused(tmp_path)
@@ -453,7 +297,7 @@ def test_the_default_rope_is_exact_far_out() -> None:
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "alibi": ("BloomConfig", {"n_layer": 2, "n_head": 4, "hidden_size": 32}, "max_position"),
-    "own attention": ("GPTJConfig", _GPT2 | {"rotary_dim": 4}, "cannot be replaced"),
+    "own attention": ("GPTJConfig", GPT2 | {"rotary_dim": 4}, "cannot be replaced"),
     "convolutions": ("Lfm2Config", {"layer_types": ["conv", "full_attention", "conv"]}, "1 of its"),
     "sinks": ("GptOssConfig", {"head_dim": 8, "num_local_experts": 4}, "s_aux"),
     "longrope": (
@@ -522,20 +366,6 @@ def test_foreign_pickles_and_unknown_types_are_refused(tmp_path: Path) -> None:
     assert "multi-modal" in _refused(tmp_path)
 
 
-class Store:
-    """Weights in memory: all a store needs to be."""
-
-    def __init__(self, tensors: dict[str, Tensor]) -> None:
-        self._tensors = tensors
-        self.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-    def source(self, name: str) -> str:
-        return "memory"
-
-    def tensor(self, name: str) -> Tensor:
-        return self._tensors[name]
-
-
 def test_weights_may_come_from_any_store(make: Make) -> None:
     folder = make("qwen3")
     config = json.loads((folder / "config.json").read_text())
@@ -543,7 +373,7 @@ def test_weights_may_come_from_any_store(make: Make) -> None:
     model = LlamaTransformer(Architecture.from_config(config), store, torch.float32, "cpu")
     with SafetensorsFolder(folder) as weights:
         other = LlamaTransformer(Architecture.from_config(config), weights, torch.float32, "cpu")
-    tokens, positions = _text(6), torch.arange(6)
+    tokens, positions = text(6), torch.arange(6)
     assert torch.equal(
         model.hidden(tokens, positions, _own_values), other.hidden(tokens, positions, _own_values)
     )
@@ -552,25 +382,9 @@ def test_weights_may_come_from_any_store(make: Make) -> None:
 @pytest.mark.parametrize("kind", ["llama", "gemma3_text"])
 def test_rows_of_real_widths_are_invariant_to_batch_and_threads(kind: str) -> None:
     """Two layers of the embedded model's sizes: large enough that torch splits the work."""
-    config = {
-        "model_type": kind,
-        "vocab_size": VOCAB,
-        "hidden_size": 576,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-        "head_dim": 64,
-        "max_position_embeddings": 8192,
-        "tie_word_embeddings": True,
-    }
-    architecture = Architecture.from_config(config)
-    generator = torch.Generator().manual_seed(0)
-    tensors = {
-        name: torch.randn(shape, generator=generator) / shape[-1] ** 0.5
-        for name, shape in expected_shapes(architecture).items()
-    }
-    model = LlamaTransformer(architecture, Store(tensors), torch.float32, "cpu")
+    architecture, store = real_widths(kind)
+    generator = torch.Generator().manual_seed(1)
+    model = LlamaTransformer(architecture, store, torch.float32, "cpu")
     tokens = torch.randint(VOCAB, (300,), generator=generator)
     positions = torch.randint(8192, (300,), generator=generator)
     whole = model.hidden(tokens, positions, _own_values)

@@ -14,11 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from decodery.models.cache_slots import Runs, SlotCache, last, slots_of
+from decodery.models.cache_slots import Runs, SlotCache, last, slots_of, store
+
+if TYPE_CHECKING:
+    from decodery.models.transformer import LayerAttention
 
 # A run shorter than this is not worth a call of its own once a path has several: such runs are
 # gathered into one part.
@@ -167,6 +172,42 @@ def _index(places: Sequence[int], device: str) -> Tensor | slice:
     if isinstance(places, range) or list(places) == list(range(start, start + count)):
         return slice(start, start + count)
     return torch.tensor(places, dtype=torch.long, device=device)
+
+
+class Attention:
+    """What the engine hands a transformer: the trees' new nodes, and the cache their keys go to.
+
+    Calling it runs one layer in torch. A transformer that attends by itself (`compiled.py`) takes
+    `slots`, `clumps` and `cache` instead.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[LayerAttention],
+        cache: SlotCache,
+        slots: Sequence[int],
+        clumps: Sequence[Clump],
+    ) -> None:
+        self.cache = cache
+        self.slots = slots
+        self.clumps = clumps
+        self._layers = layers
+        self._plans: dict[int | None, Plan] = {}
+
+    @cached_property
+    def _places(self) -> Tensor | slice:
+        return _index(self.slots, str(self.cache.keys.device))
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, /) -> Tensor:
+        """Stores the new keys and values, then attends: see `transformer.Attend`."""
+        store(self.cache, layer, self._places, key, value)
+        kind = self._layers[layer]
+        if kind.window not in self._plans:
+            group = query.shape[1] // key.shape[1]
+            shape = Shape(kind.window, group, query.dtype, str(query.device))
+            self._plans[kind.window] = make_plan(self.clumps, shape)
+        plan = self._plans[kind.window]
+        return attend(plan, self.cache, layer, query, scale=kind.scale, softcap=kind.softcap)
 
 
 def attend(

@@ -62,6 +62,7 @@ class ForeignTransformer:
         self.width = hidden.shape[-1]
         self.context_length = int(model.config.max_position_embeddings)
         self.dtype: torch.dtype = hidden.dtype
+        self.cache_dtype = self.dtype
         self.device: torch.device = hidden.device
         self.parameters = sum(weight.numel() for weight in model.parameters())
 

@@ -26,7 +26,7 @@ from decodery.models.activation import Activation, activation
 from decodery.models.architecture import Architecture
 from decodery.models.linear import Linear, pack
 from decodery.models.rope import Rope, Rotation, rotate, rotation
-from decodery.models.transformer import Attend, LayerAttention
+from decodery.models.transformer import AttendLayer, LayerAttention
 from decodery.models.weights import Shape, Weights, check_shapes
 
 
@@ -79,6 +79,7 @@ class LlamaTransformer:
     ) -> None:
         self.architecture = architecture
         self.dtype = dtype
+        self.cache_dtype = dtype
         self.device = torch.device(device)
         self.vocab_size = architecture.vocab_size
         self.width = architecture.width
@@ -90,7 +91,7 @@ class LlamaTransformer:
             for layer in architecture.layers
         )
         expected = expected_shapes(architecture)
-        check_shapes(tensors, expected, ignored=_ignored(architecture))
+        check_shapes(tensors, expected, ignored=ignored_names(architecture))
         self.parameters = sum(torch.Size(shape).numel() for shape in expected.values())
 
         loader = _Loader(architecture, tensors, dtype, self.device)
@@ -107,7 +108,7 @@ class LlamaTransformer:
         }
 
     @torch.no_grad()
-    def hidden(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+    def hidden(self, tokens: Tensor, positions: Tensor, attend: AttendLayer) -> Tensor:
         """tokens, positions [n] int64 -> hidden states after the last norm [n, width]."""
         rotations = {
             rope: rotation(frequencies, positions, rope.magnitude, self.dtype)
@@ -130,7 +131,7 @@ class LlamaTransformer:
         return logits.float() if cap is None else (torch.tanh(logits / cap) * cap).float()
 
     def _attention(
-        self, index: int, layer: Layer, x: Tensor, turn: Rotation | None, attend: Attend
+        self, index: int, layer: Layer, x: Tensor, turn: Rotation | None, attend: AttendLayer
     ) -> Tensor:
         heads, kv_heads = self.architecture.heads, self.kv_heads
         states = layer.qkv(layer.attention_norm(x)).view(len(x), heads + 2 * kv_heads, -1)
@@ -160,7 +161,7 @@ def expected_shapes(architecture: Architecture) -> dict[str, Shape]:
         shapes["lm_head.weight"] = (vocab, width)
     layer = _layer_shapes(architecture)
     for index in range(len(architecture.layers)):
-        shapes |= {f"{_layer_prefix(index)}{name}": shape for name, shape in layer.items()}
+        shapes |= {f"{layer_prefix(index)}{name}": shape for name, shape in layer.items()}
     return shapes
 
 
@@ -193,14 +194,15 @@ def _layer_shapes(architecture: Architecture) -> dict[str, Shape]:
     return shapes
 
 
-def _layer_prefix(index: int) -> str:
+def layer_prefix(index: int) -> str:
+    """How the tensors of a layer are named in transformers' files."""
     return f"model.layers.{index}."
 
 
-def _ignored(architecture: Architecture) -> frozenset[str]:
+def ignored_names(architecture: Architecture) -> frozenset[str]:
     """Tensors old files carry besides the weights: frequencies, and a copy of a tied head."""
     names = {
-        f"{_layer_prefix(i)}self_attn.rotary_emb.inv_freq" for i in range(len(architecture.layers))
+        f"{layer_prefix(i)}self_attn.rotary_emb.inv_freq" for i in range(len(architecture.layers))
     }
     return frozenset(names | ({"lm_head.weight"} if architecture.tied_head else set()))
 
@@ -222,7 +224,7 @@ class _Loader:
         return self.tensors.tensor(name).to(self.device, self.dtype)
 
     def layer(self, index: int) -> Layer:
-        prefix = _layer_prefix(index)
+        prefix = layer_prefix(index)
         sandwich = self.architecture.sandwich_norms
         # The same file name is the norm after attention in Gemma and before the rest in Llama.
         feed_forward_norm = "pre_feedforward" if sandwich else "post_attention"

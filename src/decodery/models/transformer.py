@@ -15,16 +15,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from decodery.core.errors import ModelFileError
+from decodery.core.errors import ModelFileError, ParameterError, nearest
 from decodery.models.architecture import MODEL_TYPES, Architecture
-from decodery.models.weights import SafetensorsFolder, read_json
+from decodery.models.weights import read_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
     from torch import Tensor
 
+    from decodery.models.attention import Clump
+    from decodery.models.cache_slots import SlotCache
 
-class Attend(Protocol):
+_BITS = {"int4": 4, "int8": 8}
+_WEIGHTS = ("codes", "int4", "int8", "bf16", "float32")
+
+
+class AttendLayer(Protocol):
     """What a transformer calls at every layer, once, in layer order."""
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, /) -> Tensor:
@@ -35,6 +43,21 @@ class Attend(Protocol):
         Returns [n, heads * head_dim] in the dtype of `query`.
         """
         ...
+
+
+class Attend(AttendLayer, Protocol):
+    """What the engine hands a transformer.
+
+    One that attends by itself, in all layers, is told instead where the n new nodes go (`slots`),
+    what they hang on (`clumps`) and where the keys are (`cache`).
+    """
+
+    @property
+    def slots(self) -> Sequence[int]: ...
+    @property
+    def clumps(self) -> Sequence[Clump]: ...
+    @property
+    def cache(self) -> SlotCache: ...
 
 
 @dataclass(frozen=True)
@@ -69,7 +92,15 @@ class Transformer(Protocol):
     @property
     def head_dim(self) -> int: ...
     @property
-    def dtype(self) -> torch.dtype: ...
+    def dtype(self) -> torch.dtype:
+        """Of the activations."""
+        ...
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """What keys and values are kept in."""
+        ...
+
     @property
     def device(self) -> torch.device: ...
     @property
@@ -93,26 +124,98 @@ class Transformer(Protocol):
         ...
 
 
-def load_transformer(folder: Path, dtype: torch.dtype, device: str) -> Transformer:
-    """Loads a folder in the Hugging Face layout (config.json and safetensors files).
+def load_transformer(folder: Path, weights: str, device: str, exact: bool = False) -> Transformer:
+    """Loads a folder in the Hugging Face layout (config.json, weights in files or in a GGUF file).
 
-    Raises `ModelFileError` when a file is missing, corrupt, or of an architecture that cannot be
-    decoded faithfully. Nothing is unpickled, no code of the folder runs, nothing is downloaded.
+    `weights` is codes (as the GGUF file has them), int4 or int8 (quantised here), bf16 or float32.
+    `exact` asks for rows that are bitwise independent of the batch. Raises `ModelFileError` when a
+    file is missing, corrupt, or of an architecture that cannot be decoded faithfully, and
+    `ParameterError` for a combination that no backend has. Nothing is unpickled, no code of the
+    folder runs, nothing is downloaded.
     """
+    import torch
+
     config = read_json(folder / "config.json")
     _refuse_quantized(folder, config)
+    kind = torch.device(device).type
+    _refuse_impossible(weights, kind)
+    dtype = torch.bfloat16 if weights == "bf16" else torch.float32
     if config.get("model_type") not in MODEL_TYPES:
+        _refuse_foreign(folder, config, weights, exact)
         from decodery.models.foreign import (
             ForeignTransformer,
         )  # brings transformers: seconds
 
         return ForeignTransformer.load(folder, dtype, device)
 
+    from decodery.models.compiled import CompiledTransformer, can_compile
     from decodery.models.llama import LlamaTransformer
+    from decodery.models.quantised_weights import QuantisedWeights
+    from decodery.models.weight_store import open_weights
 
     architecture = Architecture.from_config(config, source=str(folder / "config.json"))
-    with SafetensorsFolder(folder) as tensors:
+    compiled = kind == "cpu" and can_compile(architecture)
+    if exact and not compiled:
+        _refuse_inexact(weights, kind)
+    with open_weights(folder) as store:
+        bits = _BITS.get(weights)
+        tensors = store if bits is None else QuantisedWeights(store, bits)
+        if compiled:
+            use_codes = weights in ("codes", *_BITS)
+            return CompiledTransformer(architecture, tensors, dtype, use_codes=use_codes)
         return LlamaTransformer(architecture, tensors, dtype, device)
+
+
+def resolved_weights(folder: Path, asked: str, device: str) -> str:
+    """What `load_transformer` is to make of a folder's weights: `asked`, and what auto means.
+
+    auto: the codes of a quantised GGUF file on a CPU, and bf16 elsewhere; for float weights their
+    own precision, where float16 becomes float32. Raises `ParameterError` for int4 and int8 of a
+    file that is quantised already, `ModelFileError` for a folder without weights.
+    """
+    import torch
+
+    from decodery.models.weight_store import stored_precision
+
+    if asked in ("bf16", "float32"):
+        return asked
+    _refuse_quantized(folder, read_json(folder / "config.json"))
+    stored = stored_precision(folder)
+    if asked in _BITS and stored == "codes":
+        raise ParameterError(
+            f"weights is {asked!r}, and the file is quantised already: auto uses its codes as they"
+            " are; or give bf16 or float32"
+        )
+    if asked in _BITS:
+        return asked
+    return "bf16" if stored == "codes" and torch.device(device).type != "cpu" else stored
+
+
+def _refuse_impossible(weights: str, device: str) -> None:
+    if weights not in _WEIGHTS:
+        raise ParameterError(f"weights is {weights!r}; {nearest(weights, _WEIGHTS)}")
+    if device != "cpu" and weights in ("codes", *_BITS):
+        raise ParameterError(
+            f"weights is {weights!r}, which only a CPU multiplies with; on {device} use bf16 or"
+            " float32"
+        )
+
+
+def _refuse_inexact(weights: str, device: str) -> None:
+    """Raises where torch's kernels do not keep a row apart from the batch."""
+    if device != "cpu" or weights == "bf16":
+        raise ParameterError(
+            f"exact is True, and no backend for {weights} on {device} has rows that are bitwise"
+            " independent of the batch; use device cpu, with float32 where there is no C++ compiler"
+        )
+
+
+def _refuse_foreign(folder: Path, config: dict[str, Any], weights: str, exact: bool) -> None:
+    name = f"{folder}: model type {config.get('model_type')!r} runs through transformers' forward"
+    if weights in ("codes", *_BITS):
+        raise ParameterError(f"{name}, which has no {weights} weights; use auto, bf16 or float32")
+    if exact:
+        raise ParameterError(f"{name}, whose rows depend on the batch; leave exact out")
 
 
 def _refuse_quantized(folder: Path, config: dict[str, Any]) -> None:

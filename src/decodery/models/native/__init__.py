@@ -1,8 +1,11 @@
-"""Compiled kernels: one C++ file, compiled for this machine on first use and kept in the cache.
+"""Compiled kernels: C++ compiled for this machine on first use and kept in the cache.
 
-Where there is no compiler, or DECODERY_NATIVE=0, `library()` is None and callers use torch's own
-kernels: the results keep the same laws, at another speed. The compiled file is keyed by its source,
-the compiler and the processor, so a cache shared by several machines stays right.
+`kernels.cpp` is the Llama family's forward pass; `matrix.h` the linear layers, `attention.h` the
+attention over token trees, `simd.h` the arithmetic. Where there is no compiler, or
+DECODERY_NATIVE=0, `library()` is None and callers use torch's own kernels: the results keep the
+same laws, at another speed. DECODERY_NATIVE=portable leaves this processor's special instructions
+out, as on one that is not known here. The compiled file is keyed by its sources, the compiler, its
+flags and the processor, so a cache shared by several machines stays right.
 """
 
 from __future__ import annotations
@@ -14,25 +17,58 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import threading
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from decodery.core.errors import DecoderyError
+from decodery.core.errors import DecoderyError, ParameterError
 from decodery.models.cache import cache_folder
+from decodery.models.native.structures import Cache, Forest, Matrix, Stack
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCES = (
+    SOURCE,
+    *(SOURCE.with_name(f"{name}.h") for name in ("attention", "crew", "matrix", "simd")),
+)
 # No -ffast-math: it would let the compiler reorder sums, which is the one thing that must not be.
-FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-pthread", "-shared", "-fPIC")
 COMPILE_SECONDS = 120.0
+# DECODERY_NATIVE -> more flags; None: no kernels.
+CHOICES: dict[str, tuple[str, ...] | None] = {
+    "0": None,
+    "1": (),
+    "portable": ("-DDECODERY_GENERIC",),
+}
 
-_POINTER, _SIZE = ctypes.c_void_p, ctypes.c_int64
-_PACK = (_POINTER, _POINTER, _SIZE, _SIZE)
-_LINEAR = (_POINTER, _POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _SIZE, ctypes.c_int)
+_COMPILING = threading.Lock()
+
+_POINTER, _LONG, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+_MATRIX = ctypes.POINTER(Matrix)
+_FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {  # name -> result and arguments
+    "instructions": (ctypes.c_char_p, ()),
+    "packed_bytes": (_LONG, (_MATRIX,)),
+    "pack_floats": (None, (_MATRIX, _POINTER, _POINTER)),
+    "pack_codes": (None, (_MATRIX, _POINTER, _POINTER, _POINTER, _POINTER)),
+    "linear": (_INT, (_MATRIX, _POINTER, _POINTER, _LONG, _INT)),
+    "hidden": (
+        _INT,
+        (ctypes.POINTER(Stack), ctypes.POINTER(Forest), ctypes.POINTER(Cache), _POINTER, _INT),
+    ),
+}
+
+
+def start() -> None:
+    """Begin compiling in the background, where it is not done, for `library()` to find it ready."""
+    threading.Thread(target=library, daemon=True).start()
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels, or None where they cannot be had; `why_not()` says why."""
+    """The compiled kernels, or None where they cannot be had; `why_not()` says why.
+
+    Raises `ParameterError` for an unknown value of DECODERY_NATIVE.
+    """
     return _outcome()[0]
 
 
@@ -41,17 +77,35 @@ def why_not() -> str | None:
     return _outcome()[1]
 
 
+def instructions() -> str | None:
+    """What the kernels use of this processor, such as AVX2 or portable; None without a library."""
+    found = library()
+    return None if found is None else found.decodery_instructions().decode()
+
+
 @cache
 def _outcome() -> tuple[ctypes.CDLL | None, str | None]:
-    if os.environ.get("DECODERY_NATIVE", "1") == "0":
+    more = _chosen_flags()
+    if more is None:
         return None, "DECODERY_NATIVE=0"
     compiler = _compiler()
     if compiler is None:
         return None, "no C++ compiler was found (g++, clang++ or $CXX)"
     try:
-        return _load(_compiled(compiler)), None
+        return _load(_compiled(compiler, (*FLAGS, *more))), None
     except (OSError, subprocess.SubprocessError, DecoderyError) as error:
         return None, " ".join(str(error).split())[:300]
+
+
+def _chosen_flags() -> tuple[str, ...] | None:
+    """What DECODERY_NATIVE adds to the flags; None where it asks for no kernels."""
+    value = os.environ.get("DECODERY_NATIVE", "1")
+    if value not in CHOICES:
+        raise ParameterError(
+            f"the environment variable DECODERY_NATIVE is {value!r}; allowed are 0 (no compiled"
+            " kernels), 1 (for this processor) and portable (without its special instructions)"
+        )
+    return CHOICES[value]
 
 
 def _compiler() -> str | None:
@@ -59,27 +113,32 @@ def _compiler() -> str | None:
     return next(filter(None, map(shutil.which, [named] if named else ["g++", "clang++"])), None)
 
 
-def _compiled(compiler: str) -> Path:
-    """The shared library for this source, compiler and processor, compiled if it is not there."""
+def _compiled(compiler: str, flags: tuple[str, ...]) -> Path:
+    """The library for these sources, compiler, flags and processor; compiled if it is not there."""
     version = subprocess.run(
         [compiler, "--version"], capture_output=True, check=True, timeout=COMPILE_SECONDS
     ).stdout
-    identity = b"\0".join((SOURCE.read_bytes(), version, _processor(), repr(FLAGS).encode()))
+    sources = (source.read_bytes() for source in SOURCES)
+    identity = b"\0".join((*sources, version, _processor(), repr(flags).encode()))
     key = hashlib.sha256(identity).hexdigest()[:24]
     place = cache_folder() / "native" / f"kernels-{key}.so"
-    if place.is_file():
-        return place
+    with _COMPILING:
+        if not place.is_file():
+            _compile(compiler, flags, place)
+    return place
+
+
+def _compile(compiler: str, flags: tuple[str, ...], place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent) as folder:
         draft = Path(folder) / place.name
         subprocess.run(
-            [compiler, *FLAGS, "-o", str(draft), str(SOURCE)],
+            [compiler, *flags, "-o", str(draft), str(SOURCE)],
             capture_output=True,
             check=True,
             timeout=COMPILE_SECONDS,
         )
         draft.replace(place)  # atomic: another process sees a whole file or none
-    return place
 
 
 def _processor() -> bytes:
@@ -94,9 +153,7 @@ def _processor() -> bytes:
 
 def _load(path: Path) -> ctypes.CDLL:
     found = ctypes.CDLL(str(path))
-    for kind in ("float32", "bfloat16"):
-        for name, arguments in ((f"pack_{kind}", _PACK), (f"linear_{kind}", _LINEAR)):
-            function = getattr(found, f"decodery_{name}")
-            function.argtypes = arguments
-            function.restype = None
+    for name, (result, arguments) in _FUNCTIONS.items():
+        function = getattr(found, f"decodery_{name}")
+        function.restype, function.argtypes = result, arguments
     return found
