@@ -42,10 +42,15 @@ class LanguageModel(CausalModel):
         *,
         name: str,
         cache_tokens: int | None = None,
+        prefix_cache: bool = True,
         recommended: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(
-            transformer, name=name, eos_ids=tokenizer.eos_ids, cache_tokens=cache_tokens
+            transformer,
+            name=name,
+            eos_ids=tokenizer.eos_ids,
+            cache_tokens=cache_tokens,
+            prefix_cache=prefix_cache,
         )
         self.tokenizer = tokenizer
         self.recommended = dict(recommended or {})
@@ -192,7 +197,7 @@ def submit(
         ignore_eos=run.ignore_eos,
         decode=tokenizer.decode,
     )
-    task = Task(policy, tokens, stopping, Stream(plan.seed), text, tokenizer.decode)
+    task = Task(policy, tokens, stopping, Stream(plan.seed), text, tokenizer.decode, run.cache_salt)
     record = Trace() if trace is True else (trace or None)
     handle = runner.submit(plan.decoder, task, Budget(run.max_calls, run.max_seconds), trace=record)
     parameters = plan.describe() | {"max_tokens": {"value": noted.value, "from": noted.origin}}

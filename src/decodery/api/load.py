@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
 from decodery.api.language_model import LanguageModel
 from decodery.core.errors import ModelFileError, ParameterError, nearest
-from decodery.models import embedded
-from decodery.models.convert import converted
+from decodery.models import embedded, native
+from decodery.models.convert import prepared
 from decodery.models.tokenizer import Tokenizer
-from decodery.models.transformer import load_transformer
+from decodery.models.transformer import load_transformer, resolved_weights
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-DtypeName = Literal["float32", "bfloat16"]
+WeightsName = Literal["auto", "int4", "int8", "bf16", "float32"]
+WEIGHTS: tuple[str, ...] = get_args(WeightsName)
 
 # Settings of a generation_config.json that are parameters of our samplers, under the same names.
 _RECOMMENDED = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
@@ -26,28 +26,41 @@ _RECOMMENDED = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetiti
 def load(
     model: str | os.PathLike[str] | None = None,
     *,
-    dtype: DtypeName = "float32",
+    weights: WeightsName = "auto",
+    exact: bool = False,
     device: str | None = None,
     cache_tokens: int | None = None,
+    prefix_cache: bool = True,
 ) -> LanguageModel:
     """A language model ready to decode.
 
     `model` is None for the embedded SmolLM2-135M-Instruct, a folder in the Hugging Face layout, a
-    `.gguf` file (converted once into the cache), or a hub id. `dtype` is that of the weights;
-    float32 on a CPU is bitwise reproducible whatever the batch, bfloat16 is faster and is not.
+    `.gguf` file, or a hub id. `weights` is what it multiplies with:
+
+    - auto: the codes of a quantised GGUF file as they are (on CUDA bf16), other weights in the
+      precision of the file (float16 in float32);
+    - int4, int8: float weights quantised now, on a CPU; int4 keeps embedding and head in 8 bits;
+    - bf16, float32.
+
+    With `exact` a row is the same, bit for bit, whoever shares its batch (on a CPU only).
     `device` is a torch device, by default cuda where there is one. `cache_tokens` bounds the tokens
-    alive at once.
+    alive at once; with `prefix_cache` the rest of the cache keeps what requests evaluated, and a
+    prompt that begins like one of theirs begins there.
     """
-    if dtype not in DTYPES:
-        raise ParameterError(f"dtype is {dtype!r}; allowed are float32 and bfloat16")
+    if weights not in WEIGHTS:
+        raise ParameterError(f"weights is {weights!r}; allowed are {', '.join(WEIGHTS)}")
     place = _device(device)
-    folder, name = _folder(model, dtype)
-    transformer = load_transformer(folder, DTYPES[dtype], place)
+    if place == "cpu":
+        native.start()  # the first time it takes seconds, as reading the model does
+    folder, name = _folder(model)
+    resolved = resolved_weights(folder, weights, place)
+    transformer = load_transformer(folder, resolved, place, exact)
     return LanguageModel(
         transformer,
         Tokenizer.from_folder(folder),
         name=name,
         cache_tokens=cache_tokens,
+        prefix_cache=prefix_cache,
         recommended=_recommended(folder),
     )
 
@@ -66,16 +79,16 @@ def _device(device: str | None) -> str:
     return device
 
 
-def _folder(model: str | os.PathLike[str] | None, dtype: DtypeName) -> tuple[Path, str]:
+def _folder(model: str | os.PathLike[str] | None) -> tuple[Path, str]:
     """The folder with the model's files, and the name to show."""
     if model is None:
-        return embedded.embedded_folder(dtype), embedded.NAME
+        return embedded.prepared_folder(), embedded.NAME
     path = Path(model).expanduser()
     if path.is_dir():
         return path, path.resolve().name
     if path.is_file():
         if path.suffix.lower() == ".gguf":
-            return converted(path, dtype), path.stem
+            return prepared(path), path.stem
         raise ModelFileError(f"{path} is a file that is no .gguf; give a .gguf file or a folder")
     text = os.fspath(model)
     if path.suffix.lower() == ".gguf" or path.is_absolute() or text.startswith(("./", "../", "~")):

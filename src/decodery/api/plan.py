@@ -52,6 +52,10 @@ class RunParams(Parameters):
     sampler_order: tuple[str, ...] = parameter(
         (), help="Names of the samplers in the order to apply them; default: by their place."
     )
+    cache_salt: str | None = parameter(
+        None,
+        help="Share cached prompts only with runs of the same salt, such as a tenant's secret.",
+    )
 
 
 @dataclass(frozen=True)
@@ -204,6 +208,8 @@ def _note(
 
 def _note_run(noted: dict[str, Effective], run: RunParams, given: Mapping[str, Any]) -> None:
     for name in RunParams.model_fields:
+        if name == "cache_salt":
+            continue  # a secret, and without effect on the answer: never in reports
         if name != "seed" and (name in given or name == "max_tokens"):
             noted[name] = Effective(getattr(run, name), "user" if name in given else "default")
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from decodery.core.errors import ParameterError
 from decodery.core.requests import Request
 from decodery.core.rng import Stream
 from decodery.core.source import Policy
@@ -26,7 +27,11 @@ def _no_text(_tokens: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class Task:
-    """What a decoder is given. `decode` turns tokens into text, for scorers."""
+    """What a decoder is given. `decode` turns tokens into text, for scorers.
+
+    Models share what they keep of prompts only between tasks of equal `cache_salt`; give each
+    tenant its own. A model that keeps nothing, such as a table, has no use for it.
+    """
 
     policy: Policy
     prompt: tuple[int, ...]
@@ -34,6 +39,13 @@ class Task:
     stream: Stream = Stream(0)
     prompt_text: str = ""
     decode: Callable[[Sequence[int]], str] = _no_text
+    cache_salt: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.cache_salt == "":
+            raise ParameterError(
+                "cache_salt is empty; give each tenant a text of its own, or leave it out"
+            )
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ class Report:
 
     model_calls: int = 0  # forwards this request took part in
     tokens_evaluated: int = 0  # tokens that went through a model for it, the prompt included
+    cached_tokens: int = 0  # prompt tokens that did not: another request had evaluated them
     tokens_emitted: int = 0
     score_calls: int = 0
     items_scored: int = 0

@@ -167,7 +167,7 @@ class Runner:
         for index, request in enumerate(handle.requests):
             if isinstance(request, Open):
                 check_prompt(request.policy.source, request.prompt, 0)
-                tree = _plant(request.policy, tuple(request.prompt), handle.task.stream)
+                tree = _plant(request.policy, tuple(request.prompt), handle.task)
                 handle.trees.append(tree)
                 handle.answers[index] = tree.root
             elif isinstance(request, Grow):
@@ -209,10 +209,11 @@ class Runner:
         counts: dict[int, tuple[Handle, list[Growth]]] = {}
         for (handle, growth), result in zip(batch, grown, strict=True):
             counts.setdefault(id(handle), (handle, []))[1].append(growth)
+            handle.report.tokens_evaluated += len(growth.tokens) - result.cached
+            handle.report.cached_tokens += result.cached
             _receive(handle, model, growth.node, result)
         for handle, growths in counts.values():
             handle.report.model_calls += 1
-            handle.report.tokens_evaluated += sum(len(growth.tokens) for growth in growths)
             if handle.trace is not None:
                 handle.trace.add(
                     "call",
@@ -308,6 +309,7 @@ class Runner:
             tree.root.drop()
             _release(tree)
         handle.requests = ()
+        handle.answers = [None] * len(handle.answers)  # a kept handle must not keep its nodes
         handle.trees = []
         now = time.perf_counter()
         handle.report.seconds = now - (handle.admitted or now)
@@ -371,15 +373,15 @@ def _check_growth(node: Node, asked: set[int]) -> None:
         raise TreeError(f"{node!r} hangs on a node that is not grown, nor earlier in the request")
 
 
-def _plant(policy: Policy, prompt: tuple[int, ...], stream: Any) -> Tree:
+def _plant(policy: Policy, prompt: tuple[int, ...], task: Task) -> Tree:
     source = policy.source
-    if not isinstance(source, Blend):
-        return Tree(policy, prompt, stream)
-    members = tuple(
-        _plant(Policy(member), tuple(own), stream)
-        for member, own in zip(source.members, source.prompts(prompt), strict=True)
-    )
-    return Tree(policy, prompt, stream, members)
+    members: tuple[Tree, ...] = ()
+    if isinstance(source, Blend):
+        members = tuple(
+            _plant(Policy(member), tuple(own), task)
+            for member, own in zip(source.members, source.prompts(prompt), strict=True)
+        )
+    return Tree(policy, prompt, task.stream, members, task.cache_salt)
 
 
 def _gather(

@@ -51,17 +51,22 @@ class Growth:
 
 @dataclass(frozen=True, slots=True)
 class Grown:
-    """What a model says of one node: scores [vocab_size], and hidden state [width] if asked."""
+    """What a model says of one node: scores [vocab_size], and hidden state [width] if asked.
+
+    `cached` of the growth's tokens were known from another request and not evaluated again.
+    """
 
     scores: npt.NDArray[np.floating]
     hidden: npt.NDArray[np.floating] | None = None
+    cached: int = 0
 
 
 class Model(Source):
     """A source that evaluates nodes itself.
 
     `capacity` is how many tokens may live in its cache at once; None means unbounded. A model
-    keeps what it needs of a node in `node.handle`.
+    keeps what it needs of a node in `node.handle`. What it keeps of one request for others is for
+    trees of equal `cache_salt` only.
     """
 
     capacity: int | None = None

@@ -30,12 +30,13 @@ class Tree:
 
     `members` are the trees of a blend's members, grown in step. `abandoned` collects the handles
     of dropped nodes until the runner gives them back to the model, `pruned` their indices until it
-    has noted them in the trace.
+    has noted them in the trace. `cache_salt` is the task's.
     """
 
     __slots__ = (
         "abandoned",
         "alive",
+        "cache_salt",
         "members",
         "number",
         "policy",
@@ -51,11 +52,13 @@ class Tree:
         prompt: tuple[int, ...],
         stream: Stream,
         members: tuple[Tree, ...] = (),
+        cache_salt: str | None = None,
     ) -> None:
         self.policy = policy
         self.prompt = prompt
         self.stream = stream
         self.members = members
+        self.cache_salt = cache_salt
         self.number = 0  # nodes made so far, dropped ones included
         self.alive = 0  # nodes grown and not dropped
         self.abandoned: list[Any] = []

@@ -1,27 +1,33 @@
-"""The key-value cache: one slot a node, in areas that keep a path's slots side by side.
+"""The key-value cache: one slot a token, in areas that keep a path's slots side by side.
 
 A path's keys are read fastest when they are contiguous, so a new branch claims an area a little
 longer than it needs and its tokens follow each other there. A claim is a preference, not a
 reservation: when the cache is nearly full, claimed but unused slots are given to whoever needs
 them, and the only limit is the number of slots. Positions come from depth, never from slots.
+
+A slot is unused (claimed or not), used by a live node, or cached: no live node needs it, and what
+it holds may still serve a later request (`prefix_cache.py` says which). Cached slots count as free.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from decodery.core.errors import CapacityError
-
-_FREE, _USED, _CLAIMED = 0, 1, 2
+_FREE, _USED, _CLAIMED, _CACHED = 0, 1, 2, 3
 
 Runs = tuple[tuple[int, int], ...]
 
 
 class Area:
-    """A stretch of slots [start, end) that the nodes of one branch fill in order."""
+    """A stretch of slots [start, end) that the nodes of one branch fill in order.
+
+    `live` counts its slots in use; at none the area gives up its claim.
+    """
 
     __slots__ = ("end", "live", "start")
 
@@ -31,22 +37,19 @@ class Area:
         self.live = 0
 
 
-class Place:
-    """Where a node's keys live: its slots, its area, and the slots of its whole path as runs.
+class Stretch(NamedTuple):
+    """Slots that were given out, and the area they lie in, if in any."""
 
-    `runs` are half-open slot ranges in path order; the last one ends with this node.
-    """
-
-    __slots__ = ("area", "runs", "slots")
-
-    def __init__(self, slots: Sequence[int], area: Area | None, runs: Runs) -> None:
-        self.slots = slots
-        self.area = area
-        self.runs = runs
+    slots: Sequence[int]
+    area: Area | None
 
 
 class SlotCache:
-    """Keys and values [layers, kv_heads, slots, head_dim], and who owns which slot."""
+    """Keys and values [layers, kv_heads, slots, head_dim], and the state of every slot.
+
+    `free` is how many slots can be given out: unused ones and cached ones. `cached` is how many of
+    those hold something to be evicted first. `scratch` slots more lie behind, never given out.
+    """
 
     def __init__(
         self,
@@ -57,13 +60,15 @@ class SlotCache:
         slots: int,
         dtype: torch.dtype,
         device: str,
+        scratch: int = 0,
     ) -> None:
-        shape = (layers, kv_heads, slots, head_dim)
+        shape = (layers, kv_heads, slots + scratch, head_dim)
         # Not initialised: on a CPU the memory is taken only as slots are first used.
         self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty(shape, dtype=dtype, device=device)
         self.slots = slots
         self.free = slots
+        self.cached = 0
         self._state = bytearray(slots)
 
     @property
@@ -71,86 +76,129 @@ class SlotCache:
         """The size of keys and values in bytes when every slot is used."""
         return 2 * self.keys.numel() * self.keys.element_size()
 
-    def place(self, count: int, parent: Place | None) -> Place:
-        """Give `count` new slots to a node that follows `parent` (None for a root)."""
-        if count > self.free:
-            raise CapacityError(
-                f"the cache has {self.free} of {self.slots} slots free; {count} asked"
-            )
-        length = sum(end - start for start, end in parent.runs) if parent else 0
-        slots, area = self._following(count, parent)
-        if slots is None:
-            area = self._claim(count, wanted=count + min(max(64, (length + count) // 4), 512))
-            slots = range(area.start, area.start + count) if area else self._scattered(count)
+    # -- finding slots ---------------------------------------------------------------------------
+
+    def following(self, count: int, after: int, area: Area | None) -> range | None:
+        """The slots right after one of an area, if the area has them and no live node does.
+
+        Some may be cached: the caller evicts them, or places the branch elsewhere.
+        """
+        if area is None:
+            return None
+        start = after + 1
+        if start + count > area.end or self._state.find(_USED, start, start + count) >= 0:
+            return None
+        return range(start, start + count)
+
+    def claim(self, count: int, length: int, after: int | None) -> Area | None:
+        """A new area of unclaimed slots for `count` tokens of a path of `length`, and room to grow.
+
+        Right behind the slot `after` where that is possible. None when so many slots lie nowhere
+        side by side.
+        """
+        wanted = count + min(max(64, length // 4), 512, self.slots // 16)
+        if after is not None:
+            behind = self._state[after + 1 : after + 1 + wanted]
+            room = len(behind) - len(behind.lstrip(bytes([_FREE])))
+            if room >= count:
+                return self._claimed(after + 1, room)
+        start = self._state.find(bytes(wanted))
+        return None if start < 0 else self._claimed(start, wanted)
+
+    def claim_longest(self, count: int) -> Area | None:
+        """The longest stretch of unclaimed slots, if it has `count`."""
+        start, end = max(self._stretches(_FREE), key=_length, default=(0, 0))
+        return self._claimed(start, end - start) if end - start >= count else None
+
+    def scattered(self, count: int) -> list[int]:
+        """Any unused slots in few stretches, first of those that nobody claimed."""
+        found: list[int] = []
+        for state in (_FREE, _CLAIMED):
+            for start, end in sorted(self._stretches(state), key=_length, reverse=True):
+                found.extend(range(start, min(end, start + count - len(found))))
+        return sorted(found)
+
+    def _claimed(self, start: int, count: int) -> Area:
+        self._state[start : start + count] = bytes([_CLAIMED]) * count
+        return Area(start, start + count)
+
+    def _stretches(self, state: int) -> list[tuple[int, int]]:
+        """All stretches [start, end) of slots in a state."""
+        return [match.span() for match in re.finditer(b"[\\x%02x]+" % state, self._state)]
+
+    @property
+    def unclaimed(self) -> int:
+        """Slots that are unused and in no live branch's area."""
+        return self._state.count(_FREE)
+
+    # -- what a slot is --------------------------------------------------------------------------
+
+    def take(self, slots: Sequence[int], area: Area | None) -> Stretch:
+        """Unused slots become used."""
         for slot in slots:
             self._state[slot] = _USED
         if area is not None:
-            area.live += count
-        self.free -= count
-        return Place(slots, area, _extend(parent.runs if parent else (), slots))
+            area.live += len(slots)
+        self.free -= len(slots)
+        return Stretch(slots, area)
 
-    def release(self, places: Iterable[Place]) -> None:
-        """Take slots back; an area without nodes gives up its claim."""
-        for place in places:
-            area = place.area
-            for slot in place.slots:
-                inside = area is not None and area.start <= slot < area.end
-                self._state[slot] = _CLAIMED if inside else _FREE
-            self.free += len(place.slots)
-            if area is None:
-                continue
-            area.live -= len(place.slots)
-            if area.live == 0:
-                self._unclaim(area)
+    def release(self, slot: int, area: Area | None) -> None:
+        """A used slot becomes unused; inside its area it stays claimed."""
+        self._state[slot] = _FREE if area is None else _CLAIMED
+        self.free += 1
+        self._leave(area)
 
-    def _following(
-        self, count: int, parent: Place | None
-    ) -> tuple[Sequence[int] | None, Area | None]:
-        """The slots right after the parent's, if its area has them."""
-        if parent is None or parent.area is None:
-            return None, None
-        start = parent.slots[-1] + 1
-        if start + count > parent.area.end:
-            return None, None
-        if self._state.find(_USED, start, start + count) >= 0:
-            return None, None
-        return range(start, start + count), parent.area
+    def keep(self, slot: int, area: Area | None) -> None:
+        """A used slot becomes cached, and belongs to no area any more."""
+        self._state[slot] = _CACHED
+        self.free += 1
+        self.cached += 1
+        self._leave(area)
 
-    def _claim(self, count: int, wanted: int) -> Area | None:
-        """A new area of `wanted` slots, or of fewer down to `count` when the cache is full."""
-        while True:
-            start = self._state.find(bytes(wanted))
-            if start >= 0:
-                self._state[start : start + wanted] = bytes([_CLAIMED]) * wanted
-                return Area(start, start + wanted)
-            if wanted == count:
-                return None
-            wanted = max(count, wanted // 2)
+    def revive(self, slot: int) -> None:
+        """A cached slot becomes used again."""
+        self._state[slot] = _USED
+        self.free -= 1
+        self.cached -= 1
 
-    def _unclaim(self, area: Area) -> None:
+    def evict(self, slot: int) -> None:
+        """A cached slot becomes unused."""
+        self._state[slot] = _FREE
+        self.cached -= 1
+
+    def states(self) -> tuple[set[int], set[int]]:
+        """The used slots and the cached ones, for checks."""
+        used = {slot for slot, state in enumerate(self._state) if state == _USED}
+        return used, {slot for slot, state in enumerate(self._state) if state == _CACHED}
+
+    def _leave(self, area: Area | None) -> None:
+        if area is None:
+            return
+        area.live -= 1
+        if area.live:
+            return
         # Slots of the area may have been given to others meanwhile: only claims are taken back.
         kept = self._state[area.start : area.end].replace(bytes([_CLAIMED]), bytes([_FREE]))
         self._state[area.start : area.end] = kept
 
-    def _scattered(self, count: int) -> list[int]:
-        """Any slots not in use, claimed or not."""
-        slots = [slot for slot, state in enumerate(self._state) if state != _USED]
-        return slots[:count]
+
+def _length(stretch: tuple[int, int]) -> int:
+    return stretch[1] - stretch[0]
 
 
-def _extend(runs: Runs, slots: Sequence[int]) -> Runs:
-    """`runs` with `slots` appended, joined where they are adjacent."""
-    if isinstance(slots, range):
-        return _append(runs, slots.start, slots.stop)
+def extend(runs: Runs, slots: Sequence[int]) -> Runs:
+    """`runs` with `slots` appended, joined where they are adjacent.
+
+    >>> extend(((3, 5),), [5, 6, 9])
+    ((3, 7), (9, 10))
+    """
+    made = list(runs)
     for slot in slots:
-        runs = _append(runs, slot, slot + 1)
-    return runs
-
-
-def _append(runs: Runs, start: int, end: int) -> Runs:
-    if runs and runs[-1][1] == start:
-        return (*runs[:-1], (runs[-1][0], end))
-    return (*runs, (start, end))
+        if made and made[-1][1] == slot:
+            made[-1] = (made[-1][0], slot + 1)
+        else:
+            made.append((slot, slot + 1))
+    return tuple(made)
 
 
 def slots_of(runs: Runs) -> list[int]:
