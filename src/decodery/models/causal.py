@@ -2,9 +2,9 @@
 
 A forward lays the new positions of all requests side by side (prompts, single tokens, draft
 subtrees), gives each a slot in the key-value cache, and runs the transformer once over them; what
-each position may see is an attention plan made from the trees. Positions come from depth. Prompts
-longer than a chunk take several forwards, cut at fixed places so that a request computes the same
-whoever shares its batch.
+each position may see is an attention plan made from the trees. Positions come from depth. What is
+known of a prompt is taken from the prefix cache; what is new and longer than a chunk takes several
+forwards.
 
 In float32 on a CPU a row is bitwise the same alone and in any batch, with one thread or two: every
 operation works row by row, the linear backends included (`models/linear.py`).
@@ -14,19 +14,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from decodery.core.errors import ParameterError
 from decodery.core.source import Grown, Growth, Model
-from decodery.models.attention import Clump, Plan, Shape, attend, make_plan
-from decodery.models.cache_slots import Place, SlotCache, store
+from decodery.models.attention import Attention, Clump
+from decodery.models.cache_slots import SlotCache
+from decodery.models.graphs import graphs_for, scratch_slots
+from decodery.models.prefix_cache import Place, PrefixCache
 from decodery.models.transformer import Transformer
 
-# A prompt is evaluated in pieces of this many positions. Fixed places, not a fixed budget a
-# forward: the cut must not depend on batch mates.
+# What is new of a prompt is evaluated in pieces of this many positions. A fixed size, not a fixed
+# budget a forward: the cut must not depend on what batch mates need.
 PROMPT_CHUNK = 512
 
 
@@ -45,9 +47,10 @@ class _Piece:
 class CausalModel(Model):
     """A causal language model as a source.
 
-    `cache_tokens` is how many tokens may live in the key-value cache at once. Rows are float32,
-    hidden states float32 (the output of the last norm). Safe to use from several threads: forwards
-    take turns.
+    `cache_tokens` is how many tokens may live in the key-value cache at once; with `prefix_cache`
+    what is free of it keeps what requests evaluated, for later ones that begin alike. Rows are
+    float32, hidden states float32 (the output of the last norm). Safe to use from several threads:
+    forwards take turns.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class CausalModel(Model):
         name: str,
         eos_ids: frozenset[int] = frozenset(),
         cache_tokens: int | None = None,
+        prefix_cache: bool = True,
     ) -> None:
         if cache_tokens is not None and cache_tokens < 1:
             raise ParameterError(f"cache_tokens {cache_tokens} is below 1")
@@ -71,38 +75,56 @@ class CausalModel(Model):
             kv_heads=transformer.kv_heads,
             head_dim=transformer.head_dim,
             slots=self.capacity,
-            dtype=transformer.dtype,
+            dtype=transformer.cache_dtype,
             device=str(transformer.device),
+            scratch=scratch_slots(transformer),
         )
+        self.graphs = graphs_for(transformer, self.cache)  # None but on CUDA
+        self.prefixes = PrefixCache(self.cache, chunk=PROMPT_CHUNK, enabled=prefix_cache)
         self._turn = threading.Lock()
 
     # -- the source ------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def forward(self, growths: Sequence[Growth]) -> list[Grown]:
-        with self._turn:
+        with self._turn, self.prefixes.writing():
             rounds = self._rounds(growths)
             grown: list[Grown | None] = [None] * len(growths)
             for pieces in rounds:
                 self._run(growths, pieces, grown)
-        return [result for result in grown if result is not None]
+            return [
+                self._account(growth.node.handle, result)
+                for growth, result in zip(growths, grown, strict=True)
+                if result is not None
+            ]
+
+    def _account(self, place: Place, result: Grown) -> Grown:
+        """Say what came from the cache, and keep out of it what is not a number."""
+        if np.isnan(result.scores.max()):
+            self.prefixes.reject(place)
+        return replace(result, cached=place.cached) if place.cached else result
 
     def release(self, handles: Sequence[Place]) -> None:
         with self._turn:
-            self.cache.release(handles)
+            self.prefixes.release(handles)
 
     # -- one forward -----------------------------------------------------------------------------
 
     def _rounds(self, growths: Sequence[Growth]) -> list[list[_Piece]]:
-        """Place every new node and cut long prompts: round r holds the r-th piece of each."""
+        """Place every new node and cut what is new of long prompts into rounds.
+
+        A node that shares a prefix with one of the same forward starts in the round that evaluates
+        the end of it: in every layer all keys of a round are stored before any of them is read.
+        """
         rounds: list[list[_Piece]] = [[]]
         for index, growth in enumerate(growths):
-            node, tokens = growth.node, growth.tokens
+            node = growth.node
             parent = None if node.parent is None else node.parent.handle
-            place = self.cache.place(len(tokens), parent)
+            place = self.prefixes.place(growth.tokens, parent, node.tree.cache_salt)
             node.handle = place
+            tokens = growth.tokens[place.cached :]
             start = node.depth - len(tokens)
-            for number, cut in enumerate(range(0, len(tokens), PROMPT_CHUNK)):
+            for number, cut in enumerate(range(0, len(tokens), PROMPT_CHUNK), place.round):
                 end = min(cut + PROMPT_CHUNK, len(tokens))
                 if number == len(rounds):
                     rounds.append([])
@@ -126,10 +148,14 @@ class CausalModel(Model):
             piece.start + offset for piece in pieces for offset in range(len(piece.tokens))
         ]
         slots = [slot for piece in pieces for slot in piece.slots]
-        attention = _Attention(self.transformer, self.cache, slots, _clumps(growths, pieces))
-        hidden = self.transformer.hidden(
-            torch.tensor(tokens, device=device), torch.tensor(positions, device=device), attention
-        )
+        attention = Attention(self.transformer.layers, self.cache, slots, _clumps(growths, pieces))
+        hidden = None if self.graphs is None else self.graphs.hidden(tokens, positions, attention)
+        if hidden is None:
+            hidden = self.transformer.hidden(
+                torch.tensor(tokens, device=device),
+                torch.tensor(positions, device=device),
+                attention,
+            )
         ends: list[int] = []
         done = 0
         for piece in pieces:
@@ -146,44 +172,6 @@ class CausalModel(Model):
         for row, index in enumerate(finished):
             state = states[row] if states is not None and growths[index].hidden else None
             grown[index] = Grown(scores[row], state)
-
-
-class _Attention:
-    """What the transformer calls in each layer: store the new keys, then run the layer's plan."""
-
-    def __init__(
-        self,
-        transformer: Transformer,
-        cache: SlotCache,
-        slots: Sequence[int],
-        clumps: Sequence[Clump],
-    ) -> None:
-        self.layers = transformer.layers
-        self.kv_heads = transformer.kv_heads
-        self.cache = cache
-        self.clumps = clumps
-        self.plans: dict[int | None, Plan] = {}
-        start, count = slots[0], len(slots)
-        if list(slots) == list(range(start, start + count)):
-            self.slots: Tensor | slice = slice(start, start + count)
-        else:
-            self.slots = torch.tensor(slots, device=str(transformer.device))
-
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        store(self.cache, layer, self.slots, key, value)
-        kind = self.layers[layer]
-        if kind.window not in self.plans:
-            group = query.shape[1] // self.kv_heads
-            shape = Shape(kind.window, group, query.dtype, str(query.device))
-            self.plans[kind.window] = make_plan(self.clumps, shape)
-        return attend(
-            self.plans[kind.window],
-            self.cache,
-            layer,
-            query,
-            scale=kind.scale,
-            softcap=kind.softcap,
-        )
 
 
 def _clumps(growths: Sequence[Growth], pieces: Sequence[_Piece]) -> list[Clump]:
