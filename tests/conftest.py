@@ -14,7 +14,7 @@ from decodery.api.language_model import LanguageModel
 @pytest.fixture(scope="session")
 def lm() -> LanguageModel:
     """The embedded model in float32."""
-    return dc.load()
+    return dc.load(weights="float32")
 
 
 @pytest.fixture(scope="session")
@@ -31,4 +31,5 @@ def cache_comes_back(request: pytest.FixtureRequest) -> Iterator[None]:
     if "lm" in request.fixturenames:
         model = request.getfixturevalue("lm")
         assert model.cache.free == model.cache.slots
+        model.prefixes.check(live=())
         assert model.reserved == 0

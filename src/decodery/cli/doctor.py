@@ -65,7 +65,7 @@ def _machine() -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "onednn": torch.backends.mkldnn.is_available(),
-        "compiled_kernels": native.why_not() or "ready",
+        "compiled_kernels": native.why_not() or f"ready ({native.instructions()})",
     }
 
 
@@ -118,7 +118,12 @@ def _advice(findings: dict[str, Any]) -> list[str]:
         )
     if machine["omp_wait_policy"] != "PASSIVE":
         advice.append("OMP_WAIT_POLICY is not PASSIVE: threads spin for long while they wait")
-    if machine["compiled_kernels"] != "ready":
+    if os.environ.get("DECODERY_NATIVE") == "portable":
+        advice.append(
+            "DECODERY_NATIVE=portable keeps the compiled kernels from this processor's special"
+            " instructions: decoding is slower; unset it"
+        )
+    if not machine["compiled_kernels"].startswith("ready"):
         advice.append(
             f"the compiled kernels are not in use ({machine['compiled_kernels']}): decoding is"
             " about 1.5 times slower; install g++ or clang++"
@@ -129,6 +134,8 @@ def _advice(findings: dict[str, Any]) -> list[str]:
 def _speed() -> dict[str, Any]:
     """Greedy decoding of the embedded model for about five seconds, loading not counted."""
     from decodery.api.load import load
+    from decodery.models import embedded
+    from decodery.models.transformer import resolved_weights
 
     started = time.perf_counter()
     lm = load()
@@ -142,7 +149,7 @@ def _speed() -> dict[str, Any]:
     )
     return {
         "load_seconds": round(loaded - started, 2),
-        "dtype": "float32",
+        "weights": resolved_weights(embedded.prepared_folder(), "auto", str(lm.transformer.device)),
         "tokens": generation.report.tokens_emitted,
         "tokens_per_second": round(generation.report.tokens_per_second, 1),
         "first_token_seconds": round(generation.report.first_token_seconds or 0.0, 3),

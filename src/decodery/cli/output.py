@@ -28,10 +28,11 @@ def print_json(value: Any) -> None:
 
 def cost_line(method: str, seed: int, report: Mapping[str, Any]) -> str:
     """The short report of a run, one line."""
+    cached = f" ({report['cached_tokens']} more cached)" if report["cached_tokens"] else ""
     return (
         f"{report['tokens_emitted']} tokens in {report['seconds']:.2f} s"
         f" ({report['tokens_per_second']:.1f}/s), {report['model_calls']} model calls,"
-        f" {report['tokens_evaluated']} tokens evaluated, method {method}, seed {seed}"
+        f" {report['tokens_evaluated']} tokens evaluated{cached}, method {method}, seed {seed}"
     )
 
 

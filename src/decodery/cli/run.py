@@ -28,7 +28,13 @@ def run(
         Optional[str],  # noqa: UP045
         typer.Option(help="A hub id, a folder, or a .gguf file; default: the embedded model."),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    weights: Annotated[
+        str,
+        typer.Option(help="auto (as the file has them), int4, int8, bf16 or float32."),
+    ] = "auto",
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Rows bitwise independent of the batch.")
+    ] = False,
     device: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="cpu or cuda; default: cuda where there is one."),
@@ -66,7 +72,13 @@ def run(
     if not text.strip():
         raise PromptError("the prompt is empty; give some text")
     with err.status("loading the model"):  # shows nothing when not a terminal
-        lm = load(model, dtype=dtype, device=device, cache_tokens=cache_tokens)  # type: ignore[arg-type]
+        lm = load(
+            model,
+            weights=weights,  # type: ignore[arg-type]
+            exact=exact,
+            device=device,
+            cache_tokens=cache_tokens,
+        )
     record = None if trace is None else Trace(rows=trace_rows)
     events = lm.stream(text, method=method, system=system, raw=raw, trace=record or False, **values)
     several = events.sequences > 1

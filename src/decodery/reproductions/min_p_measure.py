@@ -65,7 +65,7 @@ def measure(mode: Mode, seed: int, progress: Progress) -> Measurements:
     """Run the whole grid of a mode on the embedded model."""
     from decodery.api.load import load
 
-    lm, todo, items = load(), size(mode), candidates()
+    lm, todo, items = load(weights="float32"), size(mode), candidates()
     seeds = tuple((seed + offset) % SEED_LIMIT for offset in range(todo.seeds))
     runner = Runner()
     answers = [_submit_answers(runner, lm, place, todo, seeds) for place in enumerate(items)]
@@ -145,7 +145,8 @@ def _run(runner: Runner, texts: Sequence[Handle], progress: Progress) -> None:
     )
     try:
         while runner.step():
-            progress(sum(handle.report.tokens_evaluated for handle in texts), total)
+            reports = [handle.report for handle in texts]
+            progress(sum(item.tokens_evaluated + item.cached_tokens for item in reports), total)
     finally:
         runner.close()
 

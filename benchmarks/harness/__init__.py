@@ -1,0 +1,1 @@
+"""What the benchmarks share: worker processes, statistics, prompts, facts of the machine."""
