@@ -36,8 +36,8 @@ from harness.spread import Spread, ratios
 
 PLACES = (1, 4, 16, 64)
 JOIN_EVERY = 3  # steps
-PROMPTS = (20, 160)
-NEW_TOKENS = (16, 64)
+PROMPTS = (16, 48)
+NEW_TOKENS = (32, 96)
 Joins = Callable[[Runner], bool]  # whether the next request joins now
 
 
@@ -183,8 +183,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=40)
     parser.add_argument("--weights", default="auto", help="as in decodery.load")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to a file")
     options = parser.parse_args()

@@ -68,7 +68,7 @@ def rows(options: argparse.Namespace) -> list[Row]:
     found += [
         Row(
             f"transformers {dtype}, {title}",
-            sys.executable,
+            options.transformers_python,
             "transformers_peer",
             "Transformers",
             {**source, "dtype": dtype, "tokenizer": True},
@@ -109,7 +109,8 @@ def measure(row: Row, threads: int, warm: Path) -> dict[str, Any]:
 def show(console: Console, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     table = Table(title="seconds: median (range)", title_justify="left")
     columns = ("import", "load", "first token", "import and load", "whole process", "peak, MB")
-    for column in ("", *columns):
+    table.add_column("", no_wrap=True)
+    for column in columns:
         table.add_column(column)
     for name, runs in found.items():
         errors = [run["error"] for run in runs if "error" in run]
@@ -132,6 +133,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--weights", nargs="+", default=["auto", "float32"])
+    parser.add_argument(
+        "--transformers-python",
+        default=sys.executable,
+        metavar="PYTHON",
+        help="one with transformers, accelerate and gguf, by default this one",
+    )
     parser.add_argument("--llama-python", metavar="PYTHON", help="one with xllamacpp")
     parser.add_argument("--ik-python", metavar="PYTHON", help="one with ik-llama-cpp-python")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to a file")

@@ -106,7 +106,7 @@ def beside_a_model(repeats: int, threads: int) -> None:
     torch.set_num_threads(threads)
     lm = dc.load()
     prompt, _ = lm.prompt_tokens("Tell me about the sea.")
-    print(f"embedded model, float32, {threads} threads: median [range]")
+    print(f"embedded model, {threads} threads: median [range]")
     counts = (1, 64)
     found: dict[tuple[int, str], list[float]] = {}
     for _ in range(repeats):

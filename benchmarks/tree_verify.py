@@ -20,12 +20,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from harness.field import WEIGHTS, model_for
 from harness.machine import facts, summary
 from harness.process import rotated, thread_environment
 from harness.prompts import Prompts
 from harness.spread import Spread, ratios
 
-WEIGHTS = ("auto", "int4", "int8", "bf16", "float32")
 CONTEXTS = (128, 1024)
 # The index of each node's parent among the nodes, or -1 for the context.
 SHAPES: dict[str, tuple[int, ...]] = {
@@ -48,7 +48,7 @@ class Bench:
         from decodery.core.tree import Tree
 
         self.growth = Growth
-        self.model = load(weights=weights)
+        self.model = load(model_for(weights), weights=weights)
         self.tree = Tree(Policy(self.model), tuple(prompt), _no_draws())
         grown = self.model.forward([Growth(self.tree.root, self.tree.prompt)])
         self.tree.root.receive(Row(grown[0].scores, self.model.vocab_size))

@@ -18,6 +18,12 @@ def lm() -> LanguageModel:
 
 
 @pytest.fixture(scope="session")
+def default_lm() -> LanguageModel:
+    """The embedded model as `load()` gives it: in the codes of its own file."""
+    return dc.load()
+
+
+@pytest.fixture(scope="session")
 def embedded_folder() -> Path:
     from decodery.models import embedded
 
@@ -28,8 +34,8 @@ def embedded_folder() -> Path:
 def cache_comes_back(request: pytest.FixtureRequest) -> Iterator[None]:
     """Whatever a test does with the embedded model, every cache slot returns."""
     yield
-    if "lm" in request.fixturenames:
-        model = request.getfixturevalue("lm")
+    for name in {"lm", "default_lm"}.intersection(request.fixturenames):
+        model = request.getfixturevalue(name)
         assert model.cache.free == model.cache.slots
         model.prefixes.check(live=())
         assert model.reserved == 0

@@ -1,4 +1,4 @@
-"""decodery as a contestant. Setting: `weights`, what it multiplies with."""
+"""decodery as a contestant. Settings as for `decodery.load`: `model`, `weights`, `device`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from protocol import Contestant, Job, Loaded, Made, Request, installed, serve
 
 import decodery as dc
+from decodery import load  # here, since it brings torch: a matter of import, not of load
 from decodery.core.decoder import Task
 from decodery.core.handle import Handle
 from decodery.core.rng import Stream
@@ -23,7 +24,7 @@ class Ours(Contestant):
 
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         device = settings.get("device", "cpu")
-        self.model = dc.load(weights=settings["weights"], device=device)
+        self.model = load(settings.get("model"), weights=settings["weights"], device=device)
         transformer = self.model.transformer
         floats = transformer.parameters * transformer.dtype.itemsize
         return Loaded(

@@ -1,14 +1,15 @@
 """What every contestant speaks: JSON lines, orders on stdin and answers on stdout.
 
     {"op": "load", "settings": {...}}    ->  {"versions": {...}, "weight_bytes": 0, "note": ""}
-    {"op": "run", "job": {...}}          ->  {"seconds": 0.0, "counts": [64, 64], "text": "..."}
+    {"op": "run", "job": {...}}          ->  {"seconds": 0.0, "cpu": 0.0, "counts": [64, 64], ...}
     {"op": "quit"}                       ->  the end
 
 Every answer also has `peak_mb`, the peak memory of the process and its children so far; one to an
 order that failed has `error` instead. A job is `requests`, each a prompt of token ids and how many
 new tokens it wants, with `samples`, `temperature` (0 is greedy), `places` (how many requests may
 run at once) and `seed`. End tokens do not end anything, so every contestant makes the same number
-of tokens. `counts` are the tokens of each continuation, samples of one prompt one after another.
+of tokens. `counts` are the tokens of each continuation, samples of one prompt one after another;
+`cpu` are seconds of all threads of the process.
 
 Standard library only: each contestant runs in an interpreter of its own.
 """
@@ -115,9 +116,10 @@ def serve(contestant: Contestant) -> None:
     def run(order: dict[str, Any]) -> dict[str, Any]:
         job = Job.read(order["job"])
         contestant.prepare(job)
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         made = contestant.run(job)
-        return {**vars(made), "seconds": time.perf_counter() - started}
+        times = {"seconds": time.perf_counter() - started, "cpu": time.process_time() - used}
+        return {**vars(made), **times}
 
     answer_orders({"load": load, "run": run})
 

@@ -14,6 +14,7 @@ from harness.process import Worker, WorkerError
 
 OURS = "decodery"
 WEIGHTS = ("auto", "int4", "int8", "bf16", "float32")
+QUANTISED_AT_LOAD = ("int4", "int8")
 DTYPES = ("float32", "bfloat16")
 BYTES = {"float32": 4, "bfloat16": 2}
 DEVICES = ("cpu", "cuda")
@@ -86,7 +87,11 @@ def contestants(options: argparse.Namespace) -> list[Contestant]:
     coded = {"model": str(path), "weight_bytes": stored}
     found = [
         Contestant(
-            OURS, kind, "ours.py", sys.executable, {"weights": kind, "device": options.device}
+            OURS,
+            kind,
+            "ours.py",
+            sys.executable,
+            {"model": model_for(kind), "weights": kind, "device": options.device},
         )
         for kind in options.weights
     ]
@@ -121,6 +126,15 @@ def contestants(options: argparse.Namespace) -> list[Contestant]:
         elif item.python is None:
             item.error = f"not run: no --{_option(item.script)}-python"
     return found
+
+
+def model_for(weights: str) -> str | None:
+    """The model to load: the embedded GGUF file, or its floats for what is quantised at load."""
+    if weights not in QUANTISED_AT_LOAD:
+        return None
+    from decodery.models import embedded
+
+    return str(embedded.embedded_folder("float32"))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ TEXT_SHOWN = 160
 
 @dataclass
 class Found:
-    """The seconds of every round of a case, by contestant.
+    """The seconds of every round of a case, by contestant; `clock` is seconds (wall) or cpu.
 
     `whole` is the job; `first`, in cases of one prompt, a job of the first token alone. A
     contestant that fails once is out of the case, with the reason in `errors`.
@@ -28,6 +28,7 @@ class Found:
 
     case: Case
     contestants: Sequence[Contestant]
+    clock: str = "seconds"
     whole: dict[str, list[float]] = field(default_factory=dict)
     first: dict[str, list[float]] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
@@ -52,13 +53,13 @@ class Found:
             try:
                 if self.case.is_single and keep:
                     answer = item.run(opening, openings, timeout)
-                    self.first.setdefault(item.name, []).append(answer["seconds"])
+                    self.first.setdefault(item.name, []).append(answer[self.clock])
                 answer = item.run(job, tokens, timeout)
             except WorkerError as error:
                 self._drop(item.name, str(error))
                 continue
             if keep:
-                self.whole.setdefault(item.name, []).append(answer["seconds"])
+                self.whole.setdefault(item.name, []).append(answer[self.clock])
                 text = answer["text"] or prompts.text(answer["ids"])
                 self.texts[item.name] = text[:TEXT_SHOWN]
 
@@ -159,23 +160,21 @@ def _numbers(
 
 
 def _ratio_table(found: Found) -> Table:
-    """Rows are our variants, columns the best variant of each peer; above 1 ours is faster."""
+    """Columns are our variants, rows the best variant of each peer; above 1 ours is faster."""
     table = Table(title="peer / ours, of the same round: above 1 ours is faster")
     table.add_column("", no_wrap=True)
-    columns: list[tuple[str, dict[str, list[float]]]] = []
-    measures = {"whole": found.whole}
+    ours = [item for item in found.contestants if item.family == OURS and item.name in found.whole]
+    for item in ours:
+        table.add_column(item.name)
+    measures = {"whole job": found.whole}
     if found.case.is_single:
         measures["step"] = {name: found.after(name) for name in found.whole}
     for family in dict.fromkeys(item.family for item in found.contestants):
         for measure, values in measures.items():
             best = None if family == OURS else _best(found, family, values)
             if best is not None:
-                columns.append((best, values))
-                table.add_column(f"{best}\n{measure}", no_wrap=True)
-    for item in found.contestants:
-        if item.family == OURS and item.name in found.whole:
-            cells = [ratios(values[best], values[item.name]) for best, values in columns]
-            table.add_row(item.name, *(cell.shown(2, gap="\n") for cell in cells))
+                cells = [ratios(values[best], values[item.name]) for item in ours]
+                table.add_row(f"{best}, {measure}", *(cell.shown(2) for cell in cells))
     return table
 
 

@@ -19,10 +19,10 @@ class Spread:
     def of(cls, values: Sequence[float]) -> Spread:
         return cls(statistics.median(values), min(values), max(values))
 
-    def shown(self, digits: int = 1, gap: str = " ") -> str:
-        """The median, and the range in brackets after a gap."""
+    def shown(self, digits: int = 1) -> str:
+        """The median, and the range in brackets."""
         median, low, high = (f"{value:.{digits}f}" for value in (self.median, self.low, self.high))
-        return f"{median}{gap}[dim]({low}–{high})[/dim]"
+        return f"{median} [dim]({low}–{high})[/dim]"
 
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> Spread:

@@ -79,8 +79,8 @@ def test_any_random_walk_equals_the_oracle(
 
 
 @pytest.mark.slow
-def test_a_thousand_random_walks_equal_the_oracle(transformer: Transformer, oracle: Oracle) -> None:
-    for seed in range(1000, 2000):
+def test_twenty_thousand_steps_equal_the_oracle(transformer: Transformer, oracle: Oracle) -> None:
+    for seed in range(1000, 1500):
         walk(transformer, oracle, seed)
 
 
@@ -124,8 +124,8 @@ def _no_reference(cache: PrefixCache, entry: Entry) -> None:
         _hold(cache, entry)
 
 
-def _lasting_reference(cache: PrefixCache, entries: Iterator[Entry]) -> None:
-    _let_go(cache, (entry for entry in entries if entry.refs == 1))
+def _lasting_reference(cache: PrefixCache, entries: Iterator[Entry], pruned: bool = False) -> None:
+    _let_go(cache, (entry for entry in entries if entry.refs == 1), pruned=pruned)
 
 
 def _no_refresh(cache: PrefixCache, entry: Entry) -> None:
@@ -195,4 +195,4 @@ def test_a_wrong_cache_is_caught(
     owner, method, wrong = WRONG[name]
     monkeypatch.setattr(owner, method, wrong)
     with pytest.raises((AssertionError, KeyError, IndexError)):
-        walks(transformer, oracle, range(12))
+        walks(transformer, oracle, range(60))  # most are caught in the first four

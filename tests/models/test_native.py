@@ -12,9 +12,11 @@ import pytest
 import torch
 from small_models import Make
 
-from decodery.core.errors import DecoderyError
+from decodery.core.errors import ParameterError
 from decodery.models import native
 from decodery.models.linear import PackedMatrix, backend
+from decodery.models.llama import LlamaTransformer
+from decodery.models.transformer import load_transformer
 
 compiled = pytest.mark.skipif(native.library() is None, reason="slow path: no C++ compiler here")
 
@@ -84,11 +86,23 @@ def test_without_kernels_torch_takes_over(
     assert backend(torch.float32, "cpu") is not PackedMatrix
 
 
+def test_without_kernels_models_run_in_torch(fresh: pytest.MonkeyPatch, make: Make) -> None:
+    """Codes are turned into floats; rows stay independent of the batch in float32 alone."""
+    fresh.setenv("DECODERY_NATIVE", "0")
+    for weights in ("float32", "int8", "int4"):
+        model = load_transformer(make("llama"), weights, "cpu", exact=True)
+        assert isinstance(model, LlamaTransformer)
+        assert model.dtype == torch.float32
+    assert load_transformer(make("llama"), "bf16", "cpu").dtype == torch.bfloat16
+    with pytest.raises(ParameterError, match="exact is True, and no backend for bf16 on cpu"):
+        load_transformer(make("llama"), "bf16", "cpu", exact=True)
+
+
 def test_another_choice_of_kernels_is_refused(fresh: pytest.MonkeyPatch) -> None:
     for value in ("2", "yes", "Portable", ""):
         fresh.setenv("DECODERY_NATIVE", value)
         for asked in (native.library, native.why_not, native.instructions):
-            with pytest.raises(DecoderyError, match="; allowed are 0"):
+            with pytest.raises(ParameterError, match="; allowed are 0"):
                 asked()
 
 

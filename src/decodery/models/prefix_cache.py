@@ -10,8 +10,8 @@ requests share while they live, and even inside one forward.
   it; what it evaluates for its row goes into a slot that is returned after the forward.
 - At zero refs an entry stays as *cached*. Cached entries go least recently used first, when slots
   are needed. A path is let go from its tip upwards, so the oldest entry never has another below it.
-- What a request pruned while it lives on, such as rejected drafts, gives way to what it grows there,
-  so that its path stays in one stretch of slots.
+- What a request pruned while it lives on, such as rejected drafts, gives way to what is grown
+  there, so that a path stays in one stretch of slots.
 - Live entries are never more than the live nodes, so admission (`Model.reserved`) needs to know
   nothing of the cache: a request runs when it would run without.
 - A tree belongs to a salt: entries of different salts are never joined, hence neither the time to

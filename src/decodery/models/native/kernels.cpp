@@ -136,7 +136,7 @@ class Forward : public Job {
             activate(member);
             add_branch(member, layer.down, inner_rows_, layer.after_feed_forward_norm);
         }
-        member.each(count_, 1, [&](int64_t row) {
+        member.each(count_, ROW_CHUNK, [&](int64_t row) {
             rms_norm(&x_[row * width_], stack_.norm, width_, stack_.epsilon, hidden_ + row * width_);
         });
     }
@@ -159,7 +159,7 @@ class Forward : public Job {
     }
 
     void embed(Member& member) {
-        member.each(count_, 1, [&](int64_t row) {
+        member.each(count_, ROW_CHUNK, [&](int64_t row) {
             float* to = &x_[row * width_];
             unpack_output(stack_.embedding, forest_.tokens[row], to);
             for (int64_t at = 0; at < width_; ++at) to[at] *= stack_.embedding_scale;
@@ -167,7 +167,7 @@ class Forward : public Job {
     }
 
     void norm(Member& member, const float* weight) {
-        member.each(count_, 1, [&](int64_t row) {
+        member.each(count_, ROW_CHUNK, [&](int64_t row) {
             const int64_t start = row * width_;
             rms_norm(&x_[start], weight, width_, stack_.epsilon, &normed_[start]);
             if (normed_rows_.coded()) normed_rows_.round(row, 0, width_);
@@ -178,7 +178,7 @@ class Forward : public Job {
     void place(Member& member, const Layer& layer, int64_t index) {
         const int64_t dim = heads_.dim, half = dim / 2, turned = heads_.query + heads_.key;
         const Turns* turns = layer.frequencies ? &turns_.at(layer.frequencies) : nullptr;
-        member.each(count_, 1, [&](int64_t row) {
+        member.each(count_, ROW_CHUNK, [&](int64_t row) {
             float* states = &states_[row * states_width_];
             for (int64_t head = 0; head < turned; ++head) {
                 float* at = states + head * dim;
@@ -232,7 +232,7 @@ class Forward : public Job {
 
     void merge(Member& member, const Layer& layer) {
         const Plan& plan = plans_.at(layer.window);
-        member.each(count_, 1, [&](int64_t row) {
+        member.each(count_, ROW_CHUNK, [&](int64_t row) {
             for (int64_t head = 0; head < heads_.query; ++head)
                 merge_parts(plan.parts[row], head, partials_,
                             &attended_[row * attended_width_ + head * heads_.dim]);
@@ -244,7 +244,7 @@ class Forward : public Job {
     void add_branch(Member& member, const Matrix& matrix, const Rows& rows, const float* after) {
         if (!after) return multiply(member, matrix, rows, {x_.data(), width_, true});
         multiply(member, matrix, rows, {branch_.data(), width_, false});
-        member.each(count_, 1, [&](int64_t row) {
+        member.each(count_, ROW_CHUNK, [&](int64_t row) {
             float* branch = &branch_[row * width_];
             rms_norm(branch, after, width_, stack_.epsilon, branch);
             for (int64_t at = 0; at < width_; ++at) x_[row * width_ + at] += branch[at];
@@ -252,7 +252,7 @@ class Forward : public Job {
     }
 
     void activate(Member& member) {
-        constexpr int64_t piece = 256;  // a multiple of 32, so that pieces round on their own
+        constexpr int64_t piece = 512;  // a multiple of 32, so that pieces round on their own
         const int64_t pieces = (inner_width_ + piece - 1) / piece;
         member.each(count_ * pieces, 1, [&](int64_t number) {
             const int64_t row = number / pieces, start = number % pieces * piece;
@@ -290,7 +290,7 @@ class Product : public Job {
 
     void work(Member& member) override {
         const int64_t rounded = rows_.coded() ? rows_.count : 0;
-        member.each(rounded, 1, [&](int64_t row) { rows_.round(row, 0, rows_.width); });
+        member.each(rounded, ROW_CHUNK, [&](int64_t row) { rows_.round(row, 0, rows_.width); });
         multiply(member, matrix_, rows_, {y_, matrix_.outputs, false});
     }
 

@@ -27,6 +27,9 @@ constexpr int64_t FLOAT_ROWS = 6;    // rows of a tile: as many as there are reg
 constexpr int64_t CODE_ROWS = 4;
 constexpr int64_t INPUT_GROUP = 32;  // inputs that share one 8-bit scale
 constexpr int64_t STRIP = 2;         // panels a thread takes at a time
+// Rows a thread takes at a time. What it writes of neighbouring rows shares cache lines, and two
+// threads that write to one line stand in each other's way.
+constexpr int64_t ROW_CHUNK = 4;
 
 enum Kind : int32_t { FLOAT32 = 0, BFLOAT16 = 1, CODES4 = 2, CODES8 = 3 };
 
@@ -138,6 +141,14 @@ struct Output {
 inline void put(const Output& to, int64_t row, int64_t start, int64_t columns, const Vector sums[2],
                 const float* bias) {
     float* out = to.y + row * to.stride + start;
+    if (columns == PANEL) {  // whole vectors: a line that another thread had is asked for once
+        for (int64_t half = 0; half < 2; ++half) {
+            Vector value = sums[half];
+            if (bias) value += load(bias + start + half * LANES);
+            store(out + half * LANES, to.add ? load(out + half * LANES) + value : value);
+        }
+        return;
+    }
     for (int64_t column = 0; column < columns; ++column) {
         const float sum = sums[column / LANES][column % LANES];
         const float value = bias ? sum + bias[start + column] : sum;
@@ -145,11 +156,15 @@ inline void put(const Output& to, int64_t row, int64_t start, int64_t columns, c
     }
 }
 
+// Tiles are functions of their own: inlined into one, they are a third slower (registers run out).
+#define DECODERY_APART __attribute__((noinline))
+
 // -- floats ---------------------------------------------------------------------------------------
 
 template <int64_t rows, typename Weight>
-void float_tile(const float* x, const Weight* panel, int64_t inputs, Vector sums[][2]) {
-    for (int64_t row = 0; row < rows; ++row) sums[row][0] = sums[row][1] = Vector{};
+DECODERY_APART void float_tile(const float* x, const Weight* panel, int64_t inputs,
+                               Vector result[][2]) {
+    Vector sums[rows][2] = {};
     for (int64_t start = 0; start < inputs; start += CHAIN) {
         const int64_t end = inputs - start < CHAIN ? inputs : start + CHAIN;
         Vector low[rows], high[rows];
@@ -168,6 +183,8 @@ void float_tile(const float* x, const Weight* panel, int64_t inputs, Vector sums
             sums[row][1] += high[row];
         }
     }
+    for (int64_t row = 0; row < rows; ++row)
+        for (int64_t half = 0; half < 2; ++half) result[row][half] = sums[row][half];
 }
 
 template <typename Weight>
@@ -303,15 +320,15 @@ inline Vector load_scales(const uint8_t* from, int64_t half, bool half_scales) {
 }
 
 template <int64_t rows, Kind kind, int64_t group>
-void code_tile(const Matrix& matrix, const Rows& x, int64_t from, const uint8_t* record,
-               Vector sums[][2]) {
+DECODERY_APART void code_tile(const Matrix& matrix, const Rows& x, int64_t from,
+                              const uint8_t* record, Vector result[][2]) {
     const int64_t width = x.width, groups = width / group, input_groups = width / INPUT_GROUP;
     const int64_t bytes = record_bytes(matrix), scale_bytes = matrix.half_scales ? 2 : 4;
     const int64_t heading = bytes - group * PANEL / (kind == CODES4 ? 2 : 1);
     const int8_t* codes = x.codes.data() + from * width;
     const float* scales = x.scales.data() + from * input_groups;
     const float* totals = (group == 16 ? x.totals16 : x.totals32).data() + from * groups;
-    for (int64_t row = 0; row < rows; ++row) sums[row][0] = sums[row][1] = Vector{};
+    Vector sums[rows][2] = {};
     for (int64_t at = 0; at < groups; ++at, record += bytes) {
         Lanes whole[rows][2];
         for (int64_t row = 0; row < rows; ++row) whole[row][0] = whole[row][1] = Lanes{};
@@ -332,6 +349,8 @@ void code_tile(const Matrix& matrix, const Rows& x, int64_t from, const uint8_t*
                 sums[row][half] += offset * totals[row * groups + at];
         }
     }
+    for (int64_t row = 0; row < rows; ++row)
+        for (int64_t half = 0; half < 2; ++half) result[row][half] = sums[row][half];
 }
 
 template <Kind kind, int64_t group>
