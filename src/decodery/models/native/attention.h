@@ -181,28 +181,56 @@ struct Partials {
     }
 };
 
+// Where the keys and values of a span are, [head_dim] each.
 template <typename Stored>
-void copy_keys(const Stored* head, const std::vector<int64_t>& slots, int64_t head_dim, float* to) {
-    for (const int64_t slot : slots)
-        for (int64_t at = 0; at < head_dim; at += LANES, to += LANES)
-            store(to, load(head + slot * head_dim + at));
+struct Span {
+    const Stored* keys[SPAN];
+    const Stored* values[SPAN];
+
+    // In a cache, for one layer and head: the first slots of its keys and values.
+    Span(const void* first_key, const void* first_value, const std::vector<int64_t>& slots,
+         int64_t head_dim) {
+        for (size_t at = 0; at < slots.size(); ++at) {
+            keys[at] = static_cast<const Stored*>(first_key) + slots[at] * head_dim;
+            values[at] = static_cast<const Stored*>(first_value) + slots[at] * head_dim;
+        }
+    }
+};
+
+// The same span in float32, in room for 2 * SPAN * head_dim floats.
+template <typename Stored>
+Span<float> converted(const Span<Stored>& span, const std::vector<int64_t>& slots, int64_t head_dim,
+                      float* room) {
+    float* keys = room;
+    float* values = room + SPAN * head_dim;
+    Span<float> result(keys, values, {}, head_dim);
+    for (size_t at = 0; at < slots.size(); ++at, keys += head_dim, values += head_dim) {
+        result.keys[at] = keys;
+        result.values[at] = values;
+        for (int64_t lane = 0; lane < head_dim; lane += LANES) {
+            store(keys + lane, load(span.keys[at] + lane));
+            store(values + lane, load(span.values[at] + lane));
+        }
+    }
+    return result;
 }
 
-// scores [queries, SPAN] of queries against `keys` keys; both in rows of head_dim floats.
-template <int64_t queries>
-void score(const float* const* query, const float* key, int64_t keys, int64_t head_dim, float scale,
-           float (*scores)[SPAN]) {
-    for (int64_t start = 0; start < keys; start += 4) {
-        const int64_t left = std::min<int64_t>(4, keys - start);
+// scores [queries, SPAN] of queries against the first `count` keys.
+template <int64_t queries, typename Stored>
+void score(const float* const* query, const Stored* const* keys, int64_t count, int64_t head_dim,
+           float scale, float (*scores)[SPAN]) {
+    for (int64_t start = 0; start < count; start += 4) {
+        const int64_t left = std::min<int64_t>(4, count - start);
+        const Stored* key[4];
+        for (int64_t column = 0; column < 4; ++column)  // a missing key repeats the last
+            key[column] = keys[start + std::min(column, left - 1)];
         Vector sum[queries][4] = {};
         for (int64_t at = 0; at < head_dim; at += LANES) {
-            Vector part[4];
-            for (int64_t column = 0; column < 4; ++column)  // a missing key repeats the last
-                part[column] = load(key + (start + std::min(column, left - 1)) * head_dim + at);
-            for (int64_t row = 0; row < queries; ++row) {
-                const Vector value = load(query[row] + at);
-                for (int64_t column = 0; column < 4; ++column)
-                    sum[row][column] += value * part[column];
+            Vector value[queries];
+            for (int64_t row = 0; row < queries; ++row) value[row] = load(query[row] + at);
+            for (int64_t column = 0; column < 4; ++column) {
+                const Vector part = load(key[column] + at);
+                for (int64_t row = 0; row < queries; ++row) sum[row][column] += value[row] * part;
             }
         }
         for (int64_t row = 0; row < queries; ++row) {
@@ -232,19 +260,21 @@ inline void weigh(float* scores, int64_t from, int64_t to, int64_t keys, float& 
     total = sum(all);
 }
 
-template <int64_t queries>
-void mix(const float (*weights)[SPAN], const float* value, int64_t from, int64_t to,
+template <int64_t queries, typename Stored>
+void mix(const float (*weights)[SPAN], const Stored* const* values, int64_t from, int64_t to,
          int64_t head_dim, float* const* result) {
     constexpr int64_t wide = 4 * LANES;
     for (int64_t start = 0; start < head_dim; start += wide) {
         const int64_t vectors = std::min<int64_t>(4, (head_dim - start) / LANES);
         Vector sum[queries][4] = {};
         for (int64_t key = from; key < to; ++key) {
-            Vector part[4];
-            for (int64_t at = 0; at < 4; ++at)
-                part[at] = load(value + key * head_dim + start + std::min(at, vectors - 1) * LANES);
-            for (int64_t row = 0; row < queries; ++row)
-                for (int64_t at = 0; at < 4; ++at) sum[row][at] += part[at] * weights[row][key];
+            Vector weight[queries];
+            for (int64_t row = 0; row < queries; ++row) weight[row] = splat(weights[row][key]);
+            for (int64_t at = 0; at < 4; ++at) {
+                const Vector part =
+                    load(values[key] + start + std::min(at, vectors - 1) * LANES);
+                for (int64_t row = 0; row < queries; ++row) sum[row][at] += part * weight[row];
+            }
         }
         for (int64_t row = 0; row < queries; ++row)
             for (int64_t at = 0; at < vectors; ++at)
@@ -259,16 +289,16 @@ struct Tile {
     int64_t place[QUERIES];  // entry number * heads + head, where the sums go
 };
 
-template <int64_t queries>
-void attend_tile(const Tile& tile, const float* keys, const float* values, int64_t head_dim,
-                 float scale, Partials& partials) {
+template <int64_t queries, typename Stored>
+void attend_tile(const Tile& tile, const Span<Stored>& span, int64_t head_dim, float scale,
+                 Partials& partials) {
     alignas(32) float scores[queries][SPAN];
     int64_t from = SPAN, to = 0;
     for (int64_t row = 0; row < queries; ++row) {
         from = std::min(from, tile.entry[row]->from);
         to = std::max(to, tile.entry[row]->to);
     }
-    score<queries>(tile.query, keys, to, head_dim, scale, scores);
+    score<queries>(tile.query, span.keys, to, head_dim, scale, scores);
     float* results[queries];
     for (int64_t row = 0; row < queries; ++row) {
         const int64_t place = tile.place[row];
@@ -276,7 +306,7 @@ void attend_tile(const Tile& tile, const float* keys, const float* values, int64
               partials.total[place]);
         results[row] = partials.values.data() + place * head_dim;
     }
-    mix<queries>(scores, values, from, to, head_dim, results);
+    mix<queries>(scores, span.values, from, to, head_dim, results);
 }
 
 struct Heads {
@@ -285,9 +315,10 @@ struct Heads {
 };
 
 // Some nodes of an item, one key head: queries [count, heads.query, heads.dim].
-inline void attend_task(const Plan& plan, const Task& task, const Heads& heads, int64_t key_head,
-                        const float* queries, int64_t stride, const float* keys,
-                        const float* values, float scale, Partials& partials) {
+template <typename Stored>
+void attend_task(const Plan& plan, const Task& task, const Heads& heads, int64_t key_head,
+                 const float* queries, int64_t stride, const Span<Stored>& span, float scale,
+                 Partials& partials) {
     const Item& item = plan.items[task.item];
     const int64_t group = heads.group(), count = (task.end - task.start) * group;
     for (int64_t start = 0; start < count; start += QUERIES) {
@@ -301,9 +332,9 @@ inline void attend_task(const Plan& plan, const Task& task, const Heads& heads, 
             tile.place[row] = (item.first_entry + at) * heads.query + head;
         }
         switch (rows) {
-            case 1: attend_tile<1>(tile, keys, values, heads.dim, scale, partials); break;
-            case 2: attend_tile<2>(tile, keys, values, heads.dim, scale, partials); break;
-            default: attend_tile<3>(tile, keys, values, heads.dim, scale, partials); break;
+            case 1: attend_tile<1>(tile, span, heads.dim, scale, partials); break;
+            case 2: attend_tile<2>(tile, span, heads.dim, scale, partials); break;
+            default: attend_tile<3>(tile, span, heads.dim, scale, partials); break;
         }
     }
 }

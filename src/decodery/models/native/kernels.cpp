@@ -207,27 +207,31 @@ class Forward : public Job {
         }
     }
 
-    void fetch(const void* cache, int64_t from, const std::vector<int64_t>& slots, float* to) const {
-        if (cache_.is_half)
-            copy_keys(static_cast<const Float16*>(cache) + from, slots, heads_.dim, to);
-        else
-            copy_keys(static_cast<const float*>(cache) + from, slots, heads_.dim, to);
-    }
-
     void attend(Member& member, const Layer& layer, int64_t index) {
         const Plan& plan = plans_.at(layer.window);
         const int64_t tasks = static_cast<int64_t>(plan.tasks.size());
-        float* keys = spans_[member.index].data();
-        float* values = keys + SPAN * heads_.dim;
         member.each(tasks * heads_.key, 1, [&](int64_t number) {
             const Task& task = plan.tasks[number / heads_.key];
-            const int64_t head = number % heads_.key, from = offset(index, head);
+            const int64_t head = number % heads_.key;
+            const int64_t bytes = offset(index, head) * (cache_.is_half ? 2 : 4);
+            const void* keys = static_cast<const uint8_t*>(cache_.keys) + bytes;
+            const void* values = static_cast<const uint8_t*>(cache_.values) + bytes;
             const std::vector<int64_t>& slots = plan.items[task.item].slots;
-            fetch(cache_.keys, from, slots, keys);
-            fetch(cache_.values, from, slots, values);
-            attend_task(plan, task, heads_, head, states_.data(), states_width_, keys, values,
-                        stack_.attention_scale, partials_);
+            if (!cache_.is_half)
+                return attend(plan, task, head, Span<float>(keys, values, slots, heads_.dim));
+            const Span<Float16> span(keys, values, slots, heads_.dim);
+            if ((task.end - task.start) * heads_.group() <= 2 * QUERIES)
+                return attend(plan, task, head, span);
+            // Many nodes look at these keys: they are converted once.
+            float* room = spans_[member.index].data();
+            attend(plan, task, head, converted(span, slots, heads_.dim, room));
         });
+    }
+
+    template <typename Stored>
+    void attend(const Plan& plan, const Task& task, int64_t head, const Span<Stored>& span) {
+        attend_task(plan, task, heads_, head, states_.data(), states_width_, span,
+                    stack_.attention_scale, partials_);
     }
 
     void merge(Member& member, const Layer& layer) {
