@@ -260,26 +260,32 @@ inline void weigh(float* scores, int64_t from, int64_t to, int64_t keys, float& 
     total = sum(all);
 }
 
+// The weighted sums of `vectors` vectors of the values, from `start` on.
+template <int64_t queries, int64_t vectors, typename Stored>
+void mix_part(const float (*weights)[SPAN], const Stored* const* values, int64_t from, int64_t to,
+              int64_t start, float* const* result) {
+    Vector sum[queries][vectors] = {};
+    for (int64_t key = from; key < to; ++key) {
+        Vector weight[queries];
+        for (int64_t row = 0; row < queries; ++row) weight[row] = splat(weights[row][key]);
+        for (int64_t at = 0; at < vectors; ++at) {
+            const Vector part = load(values[key] + start + at * LANES);
+            for (int64_t row = 0; row < queries; ++row) sum[row][at] += part * weight[row];
+        }
+    }
+    for (int64_t row = 0; row < queries; ++row)
+        for (int64_t at = 0; at < vectors; ++at)
+            store(result[row] + start + at * LANES, sum[row][at]);
+}
+
 template <int64_t queries, typename Stored>
 void mix(const float (*weights)[SPAN], const Stored* const* values, int64_t from, int64_t to,
          int64_t head_dim, float* const* result) {
-    constexpr int64_t wide = 4 * LANES;
-    for (int64_t start = 0; start < head_dim; start += wide) {
-        const int64_t vectors = std::min<int64_t>(4, (head_dim - start) / LANES);
-        Vector sum[queries][4] = {};
-        for (int64_t key = from; key < to; ++key) {
-            Vector weight[queries];
-            for (int64_t row = 0; row < queries; ++row) weight[row] = splat(weights[row][key]);
-            for (int64_t at = 0; at < 4; ++at) {
-                const Vector part =
-                    load(values[key] + start + std::min(at, vectors - 1) * LANES);
-                for (int64_t row = 0; row < queries; ++row) sum[row][at] += part * weight[row];
-            }
-        }
-        for (int64_t row = 0; row < queries; ++row)
-            for (int64_t at = 0; at < vectors; ++at)
-                store(result[row] + start + at * LANES, sum[row][at]);
-    }
+    int64_t start = 0;
+    for (; start + 4 * LANES <= head_dim; start += 4 * LANES)
+        mix_part<queries, 4>(weights, values, from, to, start, result);
+    for (; start < head_dim; start += LANES)
+        mix_part<queries, 1>(weights, values, from, to, start, result);
 }
 
 // One tile of queries over one span: entries[i] with query head heads[i].
