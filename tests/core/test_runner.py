@@ -186,6 +186,25 @@ def test_two_runners_share_a_models_capacity():
     assert second.result() == run_alone(SAMPLE, task(table(), 2))
 
 
+def test_a_promise_is_taken_back_after_its_slots():
+    """Between the two another thread's request would be admitted to a cache that is full."""
+
+    class Watchful(WatchedTable):
+        def release(self, handles):
+            assert self.tokens_alive <= self.reserved
+            super().release(handles)
+
+    law = TableModel.random(3, seed=1).law
+    model = Watchful(law, 3, 2, capacity=12)
+    runner = Runner()
+    handles = [runner.submit(SAMPLE, task(model, seed)) for seed in range(5)]
+    runner.step()
+    handles[0].cancel()
+    runner.run()
+    assert all(handle.error is None for handle in handles)
+    assert (model.tokens_alive, model.reserved) == (0, 0)
+
+
 def test_what_can_never_run_is_refused_at_once():
     with pytest.raises(CapacityError, match="may need 5 cache slots and table has 4"):
         Runner().submit(SAMPLE, task(table(capacity=4)))

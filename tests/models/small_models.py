@@ -66,7 +66,7 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "llama wide heads": ("LlamaConfig", {"head_dim": 20}),
     "llama biases": ("LlamaConfig", {"attention_bias": True, "mlp_bias": True}),
-    "llama wider": ("LlamaConfig", {"hidden_size": 64, "intermediate_size": 352}),
+    "llama wider": ("LlamaConfig", {"hidden_size": 64, "intermediate_size": 608}),
     "llama gelu": ("LlamaConfig", {"hidden_act": "gelu"}),
     "mistral windowed": ("MistralConfig", {"sliding_window": 11}),
     "mistral full": ("MistralConfig", {"sliding_window": None, "head_dim": 12}),

@@ -302,12 +302,12 @@ class Runner:
         if handle.decoding is not None:
             with contextlib.suppress(Exception):  # a decoder that misbehaves while it is closed
                 handle.decoding.close()
-        if handle in self.live:
-            del self.live[handle]
-            unreserve(handle.needs)
         for tree in handle.trees:
             tree.root.drop()
             _release(tree)
+        if handle in self.live:
+            del self.live[handle]
+            unreserve(handle.needs)  # after the slots are back: another thread may take them now
         handle.requests = ()
         handle.answers = [None] * len(handle.answers)  # a kept handle must not keep its nodes
         handle.trees = []

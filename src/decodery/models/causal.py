@@ -6,9 +6,9 @@ each position may see is an attention plan made from the trees. Positions come f
 known of a prompt is taken from the prefix cache; what is new and longer than a chunk takes several
 forwards.
 
-On compiled kernels a row is bitwise the same whoever shares its batch and however its path came to be
-(`compiled.py`). On torch's, in float32 on a CPU, it is so alone and in any batch, with one thread or
-two: every operation works row by row, the linear backends included (`linear.py`).
+On compiled kernels a row is bitwise the same whoever shares its batch and however its path came to
+be (`compiled.py`). On torch's, in float32 on a CPU, it is so alone and in any batch, with one
+thread or two: every operation works row by row, the linear backends included (`linear.py`).
 """
 
 from __future__ import annotations

@@ -230,7 +230,8 @@ void score(const float* const* query, const Stored* const* keys, int64_t count, 
             for (int64_t row = 0; row < queries; ++row) value[row] = load(query[row] + at);
             for (int64_t column = 0; column < 4; ++column) {
                 const Vector part = load(key[column] + at);
-                for (int64_t row = 0; row < queries; ++row) sum[row][column] += value[row] * part;
+                for (int64_t row = 0; row < queries; ++row)
+                    sum[row][column] = multiply_add(value[row], part, sum[row][column]);
             }
         }
         for (int64_t row = 0; row < queries; ++row) {
@@ -270,7 +271,8 @@ void mix_part(const float (*weights)[SPAN], const Stored* const* values, int64_t
         for (int64_t row = 0; row < queries; ++row) weight[row] = splat(weights[row][key]);
         for (int64_t at = 0; at < vectors; ++at) {
             const Vector part = load(values[key] + start + at * LANES);
-            for (int64_t row = 0; row < queries; ++row) sum[row][at] += part * weight[row];
+            for (int64_t row = 0; row < queries; ++row)
+                sum[row][at] = multiply_add(part, weight[row], sum[row][at]);
         }
     }
     for (int64_t row = 0; row < queries; ++row)
@@ -359,7 +361,8 @@ inline void merge_parts(const std::vector<int64_t>& parts, int64_t head, const P
         total = total * old + partials.total[place] * added;
         const float* values = partials.values.data() + place * dim;
         for (int64_t at = 0; at < dim; at += LANES)
-            store(to + at, load(to + at) * splat(old) + load(values + at) * splat(added));
+            store(to + at, multiply_add(load(values + at), splat(added),
+                                        load(to + at) * splat(old)));
         largest = top;
     }
     for (int64_t at = 0; at < dim; at += LANES) store(to + at, load(to + at) / splat(total));

@@ -47,7 +47,7 @@ struct Stack {
 inline void rms_norm(const float* x, const float* weight, int64_t width, float epsilon, float* to) {
     Vector squares = splat(0.0f);
     int64_t at = 0;
-    for (; at + LANES <= width; at += LANES) squares += load(x + at) * load(x + at);
+    for (; at + LANES <= width; at += LANES) squares = multiply_add(load(x + at), load(x + at), squares);
     float all = sum(squares);
     for (int64_t rest = at; rest < width; ++rest) all += x[rest] * x[rest];
     const float scale = 1.0f / std::sqrt(all / static_cast<float>(width) + epsilon);

@@ -173,9 +173,9 @@ DECODERY_APART void float_tile(const float* x, const Weight* panel, int64_t inpu
             const Vector first = load(panel + input * PANEL);
             const Vector second = load(panel + input * PANEL + LANES);
             for (int64_t row = 0; row < rows; ++row) {
-                const float value = x[row * inputs + input];
-                low[row] += first * value;
-                high[row] += second * value;
+                const Vector value = splat(x[row * inputs + input]);
+                low[row] = multiply_add(first, value, low[row]);
+                high[row] = multiply_add(second, value, high[row]);
             }
         }
         for (int64_t row = 0; row < rows; ++row) {
@@ -340,13 +340,15 @@ DECODERY_APART void code_tile(const Matrix& matrix, const Rows& x, int64_t from,
             const Vector scale = load_scales(record, half, matrix.half_scales);
             for (int64_t row = 0; row < rows; ++row) {
                 const float input_scale = scales[row * input_groups + at * group / INPUT_GROUP];
-                sums[row][half] += whole_to_float(whole[row][half]) * (scale * input_scale);
+                sums[row][half] = multiply_add(whole_to_float(whole[row][half]),
+                                               scale * splat(input_scale), sums[row][half]);
             }
             if (!matrix.has_offsets) continue;
             const Vector offset =
                 load_scales(record + PANEL * scale_bytes, half, matrix.half_scales);
             for (int64_t row = 0; row < rows; ++row)
-                sums[row][half] += offset * totals[row * groups + at];
+                sums[row][half] =
+                    multiply_add(offset, splat(totals[row * groups + at]), sums[row][half]);
         }
     }
     for (int64_t row = 0; row < rows; ++row)

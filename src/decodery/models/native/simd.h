@@ -100,6 +100,17 @@ inline void store(Float16* to, Vector value) {
 #endif
 }
 
+// a * b + c, rounded once where the processor can. Said, never left to the compiler: it fuses one copy
+// of a template and not another, and the same row would then differ with the number of rows.
+inline Vector multiply_add(Vector a, Vector b, Vector c) {
+#if defined(DECODERY_AVX2) && defined(__FMA__)
+    return reinterpret_cast<Vector>(_mm256_fmadd_ps(
+        reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), reinterpret_cast<__m256>(c)));
+#else
+    return a * b + c;
+#endif
+}
+
 // ((0+1) + (2+3)) + ((4+5) + (6+7)).
 inline float sum(Vector v) { return ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7])); }
 
@@ -146,17 +157,18 @@ inline int32_t sum(Integers v) {
 // e^x to about 1 ulp. exp(0) is 1; below -87.3 it is 0, so exp(-inf) is 0; above 88 it is inf.
 inline Vector exponential(Vector x) {
     const Vector capped = x > splat(89.0f) ? splat(89.0f) : x < splat(-88.0f) ? splat(-88.0f) : x;
-    const Vector shifted = capped * splat(1.44269504f) + splat(12582912.0f);  // 1.5 * 2^23
+    const Vector shifted =
+        multiply_add(capped, splat(1.44269504f), splat(12582912.0f));  // 1.5 * 2^23
     const Vector power = shifted - splat(12582912.0f);  // x / ln 2, rounded
-    Vector rest = capped - power * splat(0.693359375f);
-    rest = rest - power * splat(-2.12194440e-4f);
+    Vector rest = multiply_add(power, splat(-0.693359375f), capped);
+    rest = multiply_add(power, splat(2.12194440e-4f), rest);
     Vector series = splat(1.9875691500e-4f);  // Cephes' expf
-    series = series * rest + splat(1.3981999507e-3f);
-    series = series * rest + splat(8.3334519073e-3f);
-    series = series * rest + splat(4.1665795894e-2f);
-    series = series * rest + splat(1.6666665459e-1f);
-    series = series * rest + splat(5.0000001201e-1f);
-    const Vector value = (series * (rest * rest) + rest) + splat(1.0f);
+    series = multiply_add(series, rest, splat(1.3981999507e-3f));
+    series = multiply_add(series, rest, splat(8.3334519073e-3f));
+    series = multiply_add(series, rest, splat(4.1665795894e-2f));
+    series = multiply_add(series, rest, splat(1.6666665459e-1f));
+    series = multiply_add(series, rest, splat(5.0000001201e-1f));
+    const Vector value = multiply_add(series, rest * rest, rest) + splat(1.0f);
     // Two factors, since 2^128 is no float32.
     const Integers whole = __builtin_convertvector(power, Integers);
     const Integers first = whole >> 1, second = whole - first;
