@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import time
+import tracemalloc
 from typing import Any
 
 import pytest
 
 from decodery.core.errors import TemplateError
-from decodery.models import chat, embedded
+from decodery.models import chat, embedded, sandbox
 from decodery.models.chat import prompt_messages, render
 from decodery.models.gguf import read
 
@@ -203,6 +205,130 @@ def test_what_is_made_is_bounded(template: str) -> None:
         render(template, USER)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
+
+
+NS = "{% set ns = namespace(n=9, s='a', x=[1], y=[1]) %}"
+TIMES = "{% for i in range(99999) %}"
+BIG = "{% set a = 'a' * 8000000 %}"
+ENDLESS = {
+    "numbers that square": NS + TIMES + "{% set ns.n = ns.n * ns.n %}{% endfor %}",
+    "powers of powers": NS + TIMES + "{% set ns.n = ns.n ** 99 %}{% endfor %}",
+    "a macro that calls itself twice": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}"
+    "{% endif %}{% endmacro %}{{ f(60) }}",
+    "blocks that call each other twice": "".join(
+        f"{{% block b{i} %}}{{{{ self.b{i + 1}() }}}}{{{{ self.b{i + 1}() }}}}{{% endblock %}}"
+        for i in range(40)
+    )
+    + "{% block b40 %}x{% endblock %}",
+    "a loop that calls itself twice": "{% for x in [1] recursive %}{% if loop.depth < 40 %}"
+    "{{ loop([1, 2]) }}{% endif %}{% endfor %}",
+    "lists of lists, printed": NS + TIMES + "{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
+    "dicts of dicts": NS + TIMES + "{% set ns.x = {'a': ns.x, 'b': ns.x} %}{% endfor %}",
+    "namespaces of namespaces": NS
+    + TIMES
+    + "{% set ns.x = namespace(a=ns.x, b=ns.x) %}{% endfor %}",
+    "lists of lists, compared": NS + "{% for i in range(19) %}{% set ns.x = [ns.x, ns.x] %}"
+    "{% set ns.y = [ns.y, ns.y] %}{% endfor %}" + TIMES + "{{ ns.x == ns.y }}{% endfor %}",
+    "a long body": "{% set a = '' %}" + TIMES + "{{ a }}" * 5000 + "{% endfor %}",
+    "a long condition": TIMES + "{% for x in range(9999) if " + "a or " * 90 + "b %}{% endfor %}"
+    "{% endfor %}",
+    "a search in a long text": BIG + TIMES + "{{ 'ab' in a }}{% endfor %}",
+    "a comparison of long texts": BIG + "{% set b = a ~ 'b' %}" + TIMES + "{{ a < b }}{% endfor %}",
+    "slices of a long text": BIG + TIMES + "{% set b = a[1:] %}{% endfor %}",
+    "a method on a long text": BIG + TIMES + "{% set b = a.title() %}{% endfor %}",
+    "a filter on a long text": BIG + TIMES + "{% set b = a | upper %}{% endfor %}",
+    "a test on a long text": BIG + TIMES + "{% if a is lower %}{% endif %}{% endfor %}",
+    "a text that grows": NS + TIMES + "{% set ns.s = ns.s ~ 'abcdefghij' * 99 %}{% endfor %}",
+    "sorting": TIMES + "{% set b = range(99999) | list | sort %}{% endfor %}",
+    "maps of maps": NS + TIMES + "{% set ns.x = ns.x | map('upper') %}{% endfor %}"
+    "{{ ns.x | list }}" + TIMES + "{{ i | string | list | sort | join }}{% endfor %}",
+    "adding lists": "{{ ([[1]] * 99999) | sum(start=[]) }}",
+}
+HUGE = {
+    "replace": BIG + "{{ a.replace('a', a) }}",
+    "replace, the filter": BIG + "{{ a | replace('a', a) }}",
+    "replace nothing": BIG + "{{ a.replace('', a) }}",
+    "join": BIG + "{{ a.join([a] * 99999) }}",
+    "join, the filter": BIG + "{{ range(99999) | join(a) }}",
+    "join of what is made one by one": BIG + "{{ range(99999) | map('string') | join(a) }}",
+    "join of keys": BIG + "{{ a.join(dict(range(9999) | batch(2)).keys()) }}",
+    "format": BIG + "{{ ('{0}' * 9999).format(a) }}",
+    "format_map": BIG + "{{ ('{x}' * 9999).format_map({'x': a}) }}",
+    "percent": BIG + "{{ ('%(x)s' * 9999) % {'x': a} }}",
+    "percent, the filter": BIG + "{{ ('%s' * 2) | format(a, a) }}",
+    "expandtabs": "{{ ('\t' * 99999).expandtabs(99999) }}",
+    "indent": "{{ ('\n' * 9999999) | indent(999) }}",
+    "indent by a text": BIG + "{{ ('a\n' * 9999) | indent(a) }}",
+    "tojson": "{{ range(99999) | list | tojson(indent=999999) }}",
+    "round": "{{ 1.5 | round(16000000, 'floor') }}",
+    "slices": "{{ [1] | slice(9999999) | list }}",
+    "a block": BIG + "{% set b %}{% for i in range(999) %}{{ a }}{% endfor %}{% endset %}",
+    "a macro": BIG + "{% macro f() %}{% for i in range(999) %}{{ a }}{% endfor %}{% endmacro %}"
+    "{% set b = f() %}",
+    "a list of texts": BIG + "{{ ([a] * 999) | string }}",
+    "a list of lists": "{{ [[0] * 9999] * 9999 }}",
+    "dates": "{{ strftime_now('%c' * 999999) }}",
+    "paragraphs": "{{ lipsum(n=999999) }}",
+    "codecs": BIG + "{{ a.encode('punycode') }}",
+    "tables": BIG + "{{ a.translate({97: a}) }}",
+    "numbers": "{{ (9).to_bytes(16000000, 'big') }}",
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_render_ends(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a small part of the work; with all of it, seconds."""
+    monkeypatch.setattr(sandbox, "MAX_WORK", sandbox.MAX_WORK // 128)
+    start = time.monotonic()
+    with pytest.raises(TemplateError, match="the chat template failed"):
+        render(ENDLESS[name], USER)
+    assert time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_nothing_huge_is_made_in_a_step(name: str) -> None:
+    tracemalloc.start()
+    with pytest.raises(TemplateError, match="the chat template failed"):
+        render(HUGE[name], USER)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 << 20
+
+
+NESTED = {
+    "loops": ("{% for a in b %}", "{% endfor %}"),
+    "conditions": ("{% if b %}", "{% endif %}"),
+    "macros": ("{% macro b() %}", "{% endmacro %}"),
+    "brackets": ("{{ ", " }}"),
+}
+
+
+@pytest.mark.parametrize("depth", [19, 90])
+@pytest.mark.parametrize("name", NESTED)
+def test_compiling_ends(name: str, depth: int) -> None:
+    """A long template, nested as deep as Python's compiler takes, and deeper."""
+    begin, end = NESTED[name]
+    if name == "brackets":
+        template = ("{{ " + "(" * depth + "a" + ")" * depth + " }}{{ " + "a+" * depth + "a }}") * 60
+    else:
+        template = begin * depth + "{{ b }}" * 1500 + end * depth
+    start = time.monotonic()
+    with contextlib.suppress(TemplateError):
+        render(template, USER)
+    assert time.monotonic() - start < 60
+
+
+def test_a_long_conversation_is_far_from_the_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,000 messages of 4,000 characters, with what templates do to each: a tenth of the work."""
+    monkeypatch.setattr(sandbox, "MAX_WORK", sandbox.MAX_WORK // 2)
+    template = (
+        "{% for m in messages[0:] %}{% if '</think>' in m.content %}"
+        "{% set c = m.content.split('</think>')[-1].lstrip() %}{% else %}"
+        "{% set c = m.content | trim %}{% endif %}{% if loop.index0 == messages | length - 1 %}!"
+        "{% endif %}{{ '<|' + m['role'] + '|>' + c + '\n' }}{% endfor %}"
+    )
+    messages = [{"role": "user", "content": "<think>x</think>" + "hello " * 664}] * 1000
+    assert len(render(template, messages)) > 3_900_000
 
 
 def test_a_later_template_has_all_its_steps() -> None:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from gguf_writing import gguf, tokenizer_entries, vocabulary
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from gguf_writing import entry, gguf, tokenizer_entries, value, vocabulary
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from decodery.core.errors import ModelFileError, PromptError
@@ -193,7 +193,7 @@ def test_a_broken_tokenizer_file(content: str, tmp_path: Path) -> None:
 
 def test_broken_settings_and_folders(tmp_path: Path) -> None:
     folder(tmp_path, tokenizer_config=[1])
-    with pytest.raises(ModelFileError, match="not an object"):
+    with pytest.raises(ModelFileError, match="expected a JSON object"):
         Tokenizer.from_folder(tmp_path)
     with pytest.raises(ModelFileError, match="not a folder"):
         Tokenizer.from_folder(tmp_path / "none")
@@ -321,3 +321,57 @@ def test_ids_equal_transformers_own_conversion(smollm: Tokenizer) -> None:
         ids = theirs(text).input_ids
         assert smollm.encode(text) == ids, text
         assert smollm.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+
+
+# -- rules that fail -------------------------------------------------------------------------------
+
+
+def test_a_pattern_that_gives_up_is_an_error_of_the_file() -> None:
+    """tokenizers panics where a pattern needs too many tries; that is no `Exception` of Python."""
+    backend = Backend(models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"(a+)+$"), behavior="isolated")
+    tokenizer = Tokenizer(backend)
+    assert tokenizer.encode("aa") == [0, 0]
+    with pytest.raises(ModelFileError, match="cannot encode the text") as caught:
+        tokenizer.encode("a" * 40 + "b")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_vocabulary_without_the_unknown_token_it_names() -> None:
+    tokenizer = Tokenizer(Backend(models.WordLevel(vocab={"a": 0}, unk_token="none")))
+    with pytest.raises(ModelFileError, match="cannot encode the text"):
+        tokenizer.encode("b")
+
+
+@pytest.mark.parametrize("text", ["\ud800", b"a", None])
+def test_what_is_no_text_is_an_error_of_the_prompt(text: object, smollm: Tokenizer) -> None:
+    with pytest.raises(PromptError, match="not a string of valid Unicode"):
+        smollm.encode(text)  # type: ignore[arg-type]
+
+
+def test_settings_of_no_sense_are_no_settings(tmp_path: Path) -> None:
+    Backend(models.BPE(vocab={"a": 0, "b": 1}, merges=[])).save(str(tmp_path / "tokenizer.json"))
+    settings = {
+        "bos_token": "\ud800",
+        "eos_token": {"content": 5},
+        "chat_template": ["x", {"name": ["default"]}, {"name": "default", "template": "t"}, 1],
+    }
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    ends = {"eos_token_id": [1, -1, True, "0", 2**64, 1.0]}
+    (tmp_path / "config.json").write_text(json.dumps(ends))
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    assert (tokenizer.eos_ids, tokenizer.bos_id, tokenizer.eos_token) == ({1}, None, None)
+    assert tokenizer.chat_template == "t"
+
+
+@pytest.mark.parametrize("piece", ["a b", "$A", "a:1", "x:y", "$B:3", " ", "<s>:"])
+def test_a_bos_of_any_spelling_is_added(piece: str, tmp_path: Path) -> None:
+    """A token's text means something else in a template of tokenizers, unless it has a name."""
+    path = tmp_path / "m.gguf"
+    entries = [*tokenizer_entries("smollm", add_bos=True, words=[piece])]
+    index = vocabulary([piece]).index(piece)
+    entries[5] = entry("tokenizer.ggml.bos_token_id", 4, value(4, index))
+    path.write_bytes(gguf(entries))
+    with read(path) as file:
+        tokenizer = Tokenizer(gguf_tokenizer.tokenizer(file))
+    assert tokenizer.encode("he") == [index, *tokenizer.encode("he", add_special=False)]

@@ -9,11 +9,15 @@ Field names and defaults are those of transformers 5, whose older spellings (`ro
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import torch
+
 from decodery.core.errors import ModelFileError, nearest
+from decodery.models.bounds import shown
 from decodery.models.rope import ROPE_KINDS, Rope
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "smollm3")
@@ -27,6 +31,7 @@ _ACTIVATIONS = {  # name in config.json -> name in decodery.models.activation
 # Far above any published model, low enough that a hostile file cannot ask for absurd tables.
 MAX_LAYERS = 4096
 MAX_SIZE = 1 << 24
+MAX_HEAD_DIM = 4096
 
 _SLIDING, _FULL = "sliding_attention", "full_attention"
 
@@ -102,7 +107,7 @@ class Architecture:
             kv_heads=_kv_heads(fields, model_type, heads),
             head_dim=head_dim,
             context_length=fields.integer("max_position_embeddings"),
-            layers=_layers(fields, model_type),
+            layers=_layers(fields, model_type, head_dim),
             activation=_ACTIVATIONS[fields.choice(activation, _ACTIVATIONS, default_activation)],
             norm_epsilon=fields.number("rms_norm_eps", 1e-6),
             attention_scale=scalar**-0.5,
@@ -127,9 +132,9 @@ class _Fields:
     prefix: str = ""
 
     def fail(self, name: str, allowed: str) -> NoReturn:
-        found = repr(self.values[name]) if name in self.values else "nothing"
+        found = shown(self.values[name]) if name in self.values else "nothing"
         raise ModelFileError(
-            f"{self.source}: {self.prefix}{name} should be {allowed}, found {found[:80]}"
+            f"{self.source}: {self.prefix}{name} should be {allowed}, found {found}"
         )
 
     def given(self, name: str) -> bool:
@@ -146,7 +151,8 @@ class _Fields:
         value = self.values[name] if self.given(name) else default
         if isinstance(value, bool) or not isinstance(value, int | float):
             self.fail(name, "a positive number")
-        if not math.isfinite(value) or value <= 0:
+        # Compared, not converted: JSON has integers that no float holds.
+        if not 0 < value <= sys.float_info.max:
             self.fail(name, "a positive number")
         return float(value)
 
@@ -162,7 +168,8 @@ class _Fields:
     def choice(self, name: str, allowed: Iterable[str], default: str | None = None) -> str:
         value = self.values[name] if self.given(name) else default
         if value not in tuple(allowed):
-            self.fail(name, f"one of {', '.join(allowed)} ({nearest(str(value), allowed)})")
+            hint = f" ({nearest(value[:80], allowed)})" if isinstance(value, str) else ""
+            self.fail(name, f"one of {', '.join(allowed)}{hint}")
         return str(value)
 
     def mapping(self, name: str) -> _Fields | None:
@@ -192,7 +199,7 @@ def _head_dim(fields: _Fields, model_type: str, width: int, heads: int) -> int:
         if width % heads:
             fields.fail("hidden_size", f"a multiple of num_attention_heads ({heads})")
         default = width // heads
-    head_dim = fields.integer("head_dim", default)
+    head_dim = fields.integer("head_dim", default, most=MAX_HEAD_DIM)
     if head_dim % 2:
         raise ModelFileError(
             f"{fields.source}: heads of size {head_dim}; rotation needs an even one"
@@ -209,9 +216,11 @@ def _kv_heads(fields: _Fields, model_type: str, heads: int) -> int:
     return kv_heads
 
 
-def _layers(fields: _Fields, model_type: str) -> tuple[LayerShape, ...]:
+def _layers(fields: _Fields, model_type: str, head_dim: int) -> tuple[LayerShape, ...]:
     count = fields.integer("num_hidden_layers", most=MAX_LAYERS)
     ropes = _ropes(fields, model_type)
+    for rope in ropes.values():
+        _refuse_broken(fields, rope, head_dim)
     turned = _turned_layers(fields, count) if model_type == "smollm3" else [True] * count
     windowed = _windowed_layers(fields, model_type, turned)
     window = fields.integer("sliding_window", 4096) if any(windowed) else None
@@ -284,6 +293,19 @@ def _ropes(fields: _Fields, model_type: str) -> dict[str, Rope]:
         theta,
     )
     return {_SLIDING: rope, _FULL: rope}
+
+
+def _refuse_broken(fields: _Fields, rope: Rope, head_dim: int) -> None:
+    """Each number of a rotation may be fine, and yet all of them together no rotation."""
+    try:
+        frequencies = rope.frequencies(head_dim)
+    except (ArithmeticError, ValueError, RuntimeError):  # a float's range; torch's
+        frequencies = torch.tensor(math.nan)
+    largest = max(frequencies.max().item(), rope.magnitude)
+    if not largest <= torch.finfo(torch.float32).max:  # NaN neither
+        raise ModelFileError(
+            f"{fields.source}: the rotary embedding has values that are not finite"
+        )
 
 
 def _gemma_ropes(fields: _Fields) -> dict[str, Rope]:

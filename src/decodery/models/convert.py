@@ -3,8 +3,8 @@
 `prepared` leaves the weights in the GGUF file and writes down where they are (`weight_store.py`);
 this is what `load` uses. `converted` writes them as floats into `model.safetensors`, for other
 libraries: values are dequantised in float32 and rounded once to the storing dtype, so a float32
-folder holds exactly what transformers' own GGUF loader computes. Tensors are streamed: peak memory
-is one tensor, not one model.
+folder holds exactly what transformers' own GGUF loader computes. Rows are streamed: peak memory is
+a few megabytes, whatever the size of the model.
 
 The folder lies in the cache (see `cache.py`) under a name made from the file's content, what is
 written and the version of this converter, so a changed file is converted again.
@@ -15,13 +15,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from decodery.core.errors import ModelFileError, ParameterError
 from decodery.models import gguf
+from decodery.models.bounds import fail_to_read
 from decodery.models.cache import cached, require_room
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ FORMAT_VERSION = 1
 _DTYPES = {"bfloat16": ("BF16", 2), "float32": ("F32", 4)}
 _HEAD_BYTES = 1 << 20
 _SAMPLES, _SAMPLE_BYTES = 64, 4096
+_NAME_BYTES = 80  # of the file's name in the folder's: no name may have more than 255
+_PIECE_VALUES = 1 << 20
 _SPECIAL = ("bos", "eos", "eot", "eom", "unknown", "padding")
 
 
@@ -51,9 +55,9 @@ def converted(
     stored = str(dtype).removeprefix("torch.")
     if stored not in _DTYPES:
         raise ParameterError(f"dtype is {stored}; allowed are {' and '.join(_DTYPES)}")
-    source = Path(path).resolve()
+    source = _resolved(path)
     settings = dict(generation or {})
-    name = f"{source.stem[:80]}-{stored}-{_identity(source, stored, settings)}"
+    name = f"{_stem(source)}-{stored}-{_identity(source, stored, settings)}"
 
     def build(folder: Path) -> None:
         with gguf.read(source) as file:
@@ -68,10 +72,10 @@ def prepared(path: str | os.PathLike[str], generation: Mapping[str, Any] | None 
 
     Raises as `converted`. The folder is good for as long as the file stays as and where it is.
     """
-    source = Path(path).resolve()
+    source = _resolved(path)
     settings = dict(generation or {})
     # The path too, since the folder holds it: a file that was moved needs another folder.
-    name = f"{source.stem[:80]}-gguf-{_identity(source, f'gguf {source}', settings)}"
+    name = f"{_stem(source)}-gguf-{_identity(source, f'gguf {source}', settings)}"
 
     def build(folder: Path) -> None:
         from decodery.models.weight_store import write_reference
@@ -81,6 +85,17 @@ def prepared(path: str | os.PathLike[str], generation: Mapping[str, Any] | None 
             write_reference(folder, file)
 
     return cached(name, str(source), build)
+
+
+def _resolved(path: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(path).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links; a null character
+        fail_to_read(Path(path), error)
+
+
+def _stem(source: Path) -> str:
+    return os.fsencode(source.stem)[:_NAME_BYTES].decode(errors="ignore")
 
 
 def _identity(source: Path, stored: str, settings: Mapping[str, Any]) -> str:
@@ -98,7 +113,7 @@ def _identity(source: Path, stored: str, settings: Mapping[str, Any]) -> str:
                 stream.seek(place)
                 digest.update(stream.read(_SAMPLE_BYTES))
     except OSError as error:
-        raise ModelFileError(f"{source}: cannot be read: {error.strerror or error}") from None
+        fail_to_read(source, error)
     return digest.hexdigest()[:16]
 
 
@@ -108,14 +123,18 @@ def _describe(
     """Write everything but the weights; returns the parameters they make up."""
     # These import torch and tokenizers, over a second together, and a cached model needs neither.
     from decodery.models import gguf_architectures, gguf_tokenizer
+    from decodery.models.architecture import Architecture
 
     config = gguf_architectures.config(file)
     parameters = gguf_architectures.parameters(file, config)
-    pieces = gguf_tokenizer.tokens(file)
-    if len(pieces) > config["vocab_size"]:
+    Architecture.from_config(config, source=str(file.path))  # refused now, under the file's name
+    count = gguf_tokenizer.count_tokens(file)
+    if count > config["vocab_size"]:
         raise ModelFileError(
-            f"{file.path}: has {len(pieces)} tokens and embeddings for {config['vocab_size']}"
+            f"{file.path}: has {count} tokens and embeddings for {config['vocab_size']}"
         )
+    backend = gguf_tokenizer.tokenizer(file)  # first, since it knows what may be decoded
+    pieces = gguf_tokenizer.tokens(file)
     ids = {name: gguf_tokenizer.special_id(file, name) for name in _SPECIAL}
     special = {"bos_token_id": ids["bos"], "pad_token_id": ids["padding"]}
     ends = [ids[name] for name in ("eos", "eot", "eom") if ids[name] is not None]
@@ -124,7 +143,7 @@ def _describe(
     _write_json(folder / "config.json", config)
     _write_json(folder / "generation_config.json", generation | dict(settings))
     _write_json(folder / "tokenizer_config.json", _tokenizer_config(file, pieces, ids, config))
-    gguf_tokenizer.tokenizer(file).save(str(folder / "tokenizer.json"), pretty=False)
+    backend.save(str(folder / "tokenizer.json"), pretty=False)
     return parameters
 
 
@@ -178,20 +197,44 @@ def _write_tensors(
         stream.write(len(text).to_bytes(8, "little"))
         stream.write(text)
         for parameter in parameters.values():
-            stream.write(_values(file, parameter, stored).data)
+            for rows in _original_rows(parameter):
+                stream.write(_values(file, parameter, rows, stored).data)
 
 
-def _values(file: gguf.GgufFile, parameter: Parameter, stored: str) -> np.ndarray[Any, Any]:
-    """A parameter's bytes in transformers' layout and the storing dtype."""
+def _original_rows(parameter: Parameter) -> Iterator[slice]:
+    """The rows of a stored tensor, a few at a time, in transformers' order.
+
+    In a head of a query or key projection llama.cpp puts the two halves of the rotary embedding
+    side by side (0, w/2, 1, ...); transformers keeps them apart (`LlamaModel.permute` in
+    `convert_hf_to_gguf.py`, reversed).
+    """
+    count, *columns = parameter.shape
+    if not columns:
+        yield slice(0, count)  # a vector's blocks lie across its values
+        return
+    few = max(1, _PIECE_VALUES // prod(columns))
+    if not parameter.heads:
+        yield from (slice(at, min(at + few, count)) for at in range(0, count, few))
+        return
+    width = count // parameter.heads
+    for head, half in product(range(parameter.heads), (0, 1)):
+        end = (head + 1) * width
+        for at in range(head * width + half, end, 2 * few):
+            yield slice(at, min(at + 2 * few, end), 2)
+
+
+def _values(
+    file: gguf.GgufFile, parameter: Parameter, rows: slice, stored: str
+) -> np.ndarray[Any, Any]:
+    """Some rows of a parameter as bytes of the storing dtype."""
     import torch
 
-    from decodery.models.codes import original_rows
-
     dtype: torch.dtype = getattr(torch, stored)
+    part, name = file.rows(parameter.stored, rows), parameter.stored
     if parameter.minus_one:  # the difference in float32, then the one rounding
-        values = (gguf.dequantise(file, parameter.stored) - 1).to(dtype)
+        values = (gguf.dequantise(part, name) - 1).to(dtype)
     else:
-        values = gguf.dequantise(file, parameter.stored, dtype)
-    if parameter.heads:
-        values = original_rows(values, parameter.heads)
+        values = gguf.dequantise(part, name, dtype)
+    if not torch.isfinite(values).all():
+        raise ModelFileError(f"{file.path}: tensor {name!r} holds values that are not finite")
     return values.reshape(-1).view(torch.uint8).numpy()

@@ -17,6 +17,7 @@ import copy
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -24,8 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from decodery.core.errors import ModelFileError
+from decodery.models.bounds import SPARE_BYTES, shown
 from decodery.models.transformer import Attend, LayerAttention
-from decodery.models.weights import safetensors_files
+from decodery.models.weights import read_header, safetensors_files
 
 _NAME = "decodery"
 _PROBE_NAME = "decodery_probe"
@@ -72,14 +74,17 @@ class ForeignTransformer:
 
         Raises `ModelFileError` with the reason when it cannot, or when weights are missing.
         """
-        safetensors_files(folder)
-        _refuse_by_config(folder, _load_config(folder))
+        files = safetensors_files(folder)
+        config = _load_config(folder)
+        _refuse_by_config(folder, config)
+        _refuse_without_weights(folder, config, files)
         model = _load_model(folder, dtype).to(device).eval()
         _register()
-        tokens = _probe_tokens(model)
         try:
-            return cls._probed(folder, model, tokens)
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            return cls._probed(folder, model, _probe_tokens(model))
+        except ModelFileError:
+            raise
+        except Exception as error:  # a model of transformers may raise anything
             _refuse(folder, f"its forward pass fails under decodery's attention ({error})", error)
 
     @classmethod
@@ -291,6 +296,35 @@ def _refuse_by_config(folder: Path, config: Any) -> None:
                 f"its {kind!r} rotation depends on the longest text in the batch,"
                 " so rows would depend on their batch mates",
             )
+
+
+def _refuse_without_weights(folder: Path, config: Any, files: list[Path]) -> None:
+    """Refuse a config of far more layers or parameters than the files hold.
+
+    transformers makes up what is missing, at any size, before it says that something is.
+    """
+    layers, tensors = (
+        getattr(config, "num_hidden_layers", 0),
+        sum(map(len, map(read_header, files))),
+    )
+    if not isinstance(layers, int) or layers > tensors:
+        _refuse(folder, f"its config has {shown(layers)} layers, its files {tensors} tensors")
+    stored = sum(path.stat().st_size for path in files)
+    needed = _parameters(folder, config)
+    if needed > stored + SPARE_BYTES // 4:  # float32's, beside what is stored
+        _refuse(folder, f"its config makes {needed} parameters, its files have {stored} bytes")
+
+
+def _parameters(folder: Path, config: Any) -> int:
+    """How many parameters and buffers the config makes, nothing allocated."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:  # a model class of transformers may raise anything
+        _refuse(folder, f"transformers cannot make it ({type(error).__name__}: {error})", error)
+    return sum(values.numel() for values in chain(model.parameters(), model.buffers()))
 
 
 def _rope_kinds(parameters: Any) -> set[str]:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, overload
 import numpy as np
 
 from decodery.core.errors import ModelFileError
+from decodery.models.bounds import require_memory, shown
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,8 @@ MAX_KEYS = 65_536
 MAX_TENSORS = 65_536
 MAX_NESTED_ARRAYS = 65_536
 MAX_NAME_BYTES = 65_535
-MAX_TEXT_BYTES = 16 << 20
+MAX_TEXT_BYTES = 8 << 20  # of all names and texts; one rare character makes a text four times wider
+MAX_ARRAY_TEXTS = 1 << 22  # in all arrays
 MAX_ALIGNMENT = 1 << 20
 MAX_DIMENSIONS = 4
 MAX_ARRAY_DEPTH = 4
@@ -127,6 +129,15 @@ class TextArray(Sequence[str]):
             return [self._text(i) for i in range(*index.indices(len(self)))]
         return self._text(range(len(self))[index])
 
+    @property
+    def nbytes(self) -> int:
+        """What the texts take in the file, their lengths included."""
+        return self._end - self._places[0] if self._places else 0
+
+    def nbytes_of(self, index: int) -> int:
+        """The length of one text in UTF-8."""
+        return self._stop(index) - self._places[index] - 8
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.tolist())
 
@@ -141,13 +152,15 @@ class TextArray(Sequence[str]):
             return [self._text(i) for i in range(len(self))]
 
     def _text(self, index: int) -> str:
-        stop = self._places[index + 1] if index + 1 < len(self._places) else self._end
         try:
-            return self._data[self._places[index] + 8 : stop].decode()
+            return self._data[self._places[index] + 8 : self._stop(index)].decode()
         except UnicodeDecodeError as error:
             _fail(self._path, f"{shown(self._key)}[{index}] is not UTF-8: {error.reason}")
         except ValueError:
             _fail(self._path, f"{shown(self._key)} was read after the file was closed")
+
+    def _stop(self, index: int) -> int:
+        return self._places[index + 1] if index + 1 < len(self._places) else self._end
 
 
 Value: TypeAlias = "bool | int | float | str | np.ndarray[Any, Any] | TextArray | tuple[Value, ...]"
@@ -198,6 +211,32 @@ class GgufFile:
             _fail(self.path, f"has no tensor {shown(name)} among its {len(self.tensors)}")
         return self.tensors[name]
 
+    def rows(self, name: str, rows: slice) -> GgufFile:
+        """This file as if it held only some rows of a tensor, for work in pieces of bounded size.
+
+        Rows are those of the outermost dimension. A matrix's hold whole blocks, a vector's need not
+        and are taken all at once. Closing the view closes nothing.
+        """
+        return _Rows(self, name, rows)
+
+    def text(self, key: str, default: str | None = None) -> str | None:
+        """A text of the metadata; `ModelFileError` for a value of another kind."""
+        value = self.metadata.get(key, default)
+        if value is not None and not isinstance(value, str):
+            _fail(self.path, f"{shown(key)} is {shown(value)}, not a text")
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        """True or false out of the metadata; `ModelFileError` for a value of another kind."""
+        value = self.metadata.get(key, default)
+        if not isinstance(value, bool):
+            _fail(self.path, f"{shown(key)} is {shown(value)}, not true or false")
+        return value
+
+    def require_memory(self, nbytes: int, what: str) -> None:
+        """Raise `ModelFileError` where building `what` takes more than this file may."""
+        require_memory(self.path, len(self._data), nbytes, what)
+
     def close(self) -> None:
         """Unmap the file; a view that is still held keeps the map until it goes."""
         try:
@@ -215,6 +254,25 @@ class GgufFile:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class _Rows(GgufFile):
+    """Some rows of one tensor of a file; see `GgufFile.rows`."""
+
+    def __init__(self, file: GgufFile, name: str, rows: slice) -> None:
+        info = file.tensor(name)
+        count = len(range(*rows.indices(info.shape[0])))
+        nbytes = info.nbytes // info.shape[0] * count
+        part = replace(info, shape=(count, *info.shape[1:]), nbytes=nbytes)
+        super().__init__(file.path, file._data, file.version, {}, {name: part})
+        self._whole, self._rows = file, rows
+
+    def tensor_bytes(self, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        stored = self._whole.tensor_bytes(name)
+        return stored.reshape(self._whole.tensor(name).shape[0], -1)[self._rows].reshape(-1)
+
+    def close(self) -> None:
+        return
 
 
 def read(path: str | os.PathLike[str]) -> GgufFile:
@@ -250,13 +308,6 @@ def _fail(path: Path, problem: str) -> NoReturn:
     raise ModelFileError(f"{path}: {problem}") from None
 
 
-def shown(value: object) -> str:
-    """A name or value out of a file, safe to print on one line."""
-    if isinstance(value, str):
-        return repr(value if len(value) <= 80 else value[:80] + "...")
-    return " ".join(str(value).split())[:80]
-
-
 def _mapped(path: Path) -> mmap.mmap:
     try:
         status = path.stat()
@@ -280,6 +331,8 @@ class _Parser:
         self.size = len(data)
         self.place = 0
         self.nested = 0
+        self.text_bytes = 0
+        self.array_texts = 0
 
     def file(self) -> GgufFile:
         version, tensor_count, key_count = self._header()
@@ -360,6 +413,9 @@ class _Parser:
 
     def _texts(self, key: str, count: int) -> TextArray:
         self._fits(count, 8, f"array {shown(key)}")
+        self.array_texts += count
+        if self.array_texts > MAX_ARRAY_TEXTS:
+            _fail(self.path, f"{shown(key)} makes more than {MAX_ARRAY_TEXTS} texts in arrays")
         places = array("Q")
         data, size, place = self.data, self.size, self.place
         note, length_at = places.append, _U64.unpack_from
@@ -493,6 +549,9 @@ class _Parser:
         if length > most:
             _fail(self.path, f"{what} is {length} bytes long; at most {most} are allowed")
         start = self._take(length, what)
+        self.text_bytes += length
+        if self.text_bytes > MAX_TEXT_BYTES:
+            _fail(self.path, f"{what} makes more than {MAX_TEXT_BYTES} bytes of names and texts")
         try:
             return self.data[start : start + length].decode()
         except UnicodeDecodeError as error:

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from decodery.core.errors import ModelFileError, nearest
-from decodery.models.gguf import GgufFile, shown
+from decodery.models.architecture import MAX_HEAD_DIM
+from decodery.models.bounds import shown
+from decodery.models.gguf import GgufFile
 from decodery.models.gguf_quants import dequantise_tensor
 
 Config = dict[str, Any]
@@ -79,14 +81,13 @@ _FOUR_NORMS = {
 
 
 def _llama_details(file: GgufFile) -> Config:
-    window = file.metadata.get("llama.attention.sliding_window")
-    if window is None:
+    if "llama.attention.sliding_window" not in file.metadata:
         return {"attention_bias": False, "mlp_bias": False}
     # llama.cpp files Mistral under llama; a window is what tells the two apart.
     return {
         "architectures": ["MistralForCausalLM"],
         "model_type": "mistral",
-        "sliding_window": window,
+        "sliding_window": whole(file, "attention.sliding_window"),
     }
 
 
@@ -132,13 +133,14 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
 
 def architecture(file: GgufFile) -> Architecture:
     """The file's architecture; `ModelFileError` for one we do not convert."""
-    name = file.metadata.get("general.architecture")
-    if not isinstance(name, str) or name not in ARCHITECTURES:
+    name = file.text("general.architecture")
+    if name is None or name not in ARCHITECTURES:
         raise ModelFileError(
             f"{file.path}: cannot convert the architecture {shown(name)}; "
             f"{nearest(str(name), ARCHITECTURES)}"
         )
-    if file.metadata.get(f"{name}.expert_count"):
+    experts = file.metadata.get(f"{name}.expert_count", 0)
+    if type(experts) is not int or experts:
         raise ModelFileError(
             f"{file.path}: is a mixture of experts, which is not converted from GGUF; "
             "give the model's safetensors folder"
@@ -210,14 +212,15 @@ def parameters(file: GgufFile, config: Config) -> dict[str, Parameter]:
     }
     if not config["tie_word_embeddings"]:
         made["lm_head.weight"] = Parameter("output.weight", (vocabulary, hidden))
-    for index in range(min(config["num_hidden_layers"], len(file.tensors))):
-        made |= _layer(kind, config, index)
-    for name, parameter in made.items():
-        _check(file, name, parameter)
+    _check(file, made)
+    for index in range(config["num_hidden_layers"]):  # it ends at the first that is not there
+        layer = _layer(kind, config, index)
+        _check(file, layer)
+        made |= layer
     known = {parameter.stored for parameter in made.values()} | set(kind.unused)
     if extra := sorted(set(file.tensors) - known):
         raise ModelFileError(
-            f"{file.path}: tensor {extra[0]!r} is not part of {kind.model_type}, "
+            f"{file.path}: tensor {shown(extra[0])} is not part of {kind.model_type}, "
             f"nor are {len(extra) - 1} others"
         )
     return made
@@ -244,25 +247,28 @@ def _layer(kind: Architecture, config: Config, index: int) -> dict[str, Paramete
     }
 
 
-def _check(file: GgufFile, name: str, parameter: Parameter) -> None:
-    if parameter.stored not in file.tensors:
-        raise ModelFileError(f"{file.path}: tensor {parameter.stored!r} (for {name}) is missing")
-    shape = file.tensors[parameter.stored].shape
-    if shape != parameter.shape:
-        raise ModelFileError(
-            f"{file.path}: tensor {parameter.stored!r} has the shape {list(shape)}; "
-            f"the metadata says {list(parameter.shape)}"
-        )
+def _check(file: GgufFile, parameters: Mapping[str, Parameter]) -> None:
+    for name, parameter in parameters.items():
+        stored = parameter.stored
+        if stored not in file.tensors:
+            raise ModelFileError(f"{file.path}: tensor {stored!r} (for {name}) is missing")
+        shape = file.tensors[stored].shape
+        if shape != parameter.shape:
+            raise ModelFileError(
+                f"{file.path}: tensor {stored!r} has the shape {list(shape)}; "
+                f"the metadata says {list(parameter.shape)}"
+            )
 
 
 def _head_width(file: GgufFile, hidden: int, heads: int) -> int:
     width = whole(file, "attention.key_length", max(1, hidden // heads))
     rotated = whole(file, "rope.dimension_count", width)
     value_width = whole(file, "attention.value_length", width)
-    if not rotated == value_width == width or width % 2:
+    if not rotated == value_width == width <= MAX_HEAD_DIM or width % 2:
         raise ModelFileError(
             f"{file.path}: heads of key width {width}, value width {value_width} and rotary "
-            f"width {rotated} are not supported; the three have to be one even number"
+            f"width {rotated} are not supported; the three have to be one even number up to "
+            f"{MAX_HEAD_DIM}"
         )
     return width
 
@@ -271,7 +277,7 @@ def _rope_scaling(file: GgufFile, config: Config) -> dict[str, Any] | None:
     if "rope_freqs.weight" in file.tensors:
         return _llama3_scaling(file, config)
     prefix = f"{file.metadata['general.architecture']}.rope.scaling"
-    kind = file.metadata.get(f"{prefix}.type", "none")
+    kind = file.text(f"{prefix}.type", "none")
     if kind == "none":
         return None
     if kind not in ("linear", "yarn"):
@@ -292,7 +298,12 @@ def _llama3_scaling(file: GgufFile, config: Config) -> dict[str, Any]:
     Published models differ in the factor alone, which is the largest divisor; what that predicts
     has to be what the file holds.
     """
-    divisors = dequantise_tensor(file, "rope_freqs.weight").double().numpy().reshape(-1)
+    name, half = "rope_freqs.weight", config["head_dim"] // 2
+    if file.tensors[name].shape != (half,):
+        raise ModelFileError(f"{file.path}: tensor {name!r} should have the shape [{half}]")
+    divisors = dequantise_tensor(file, name).double().numpy()
+    if not (np.isfinite(divisors) & (divisors > 0)).all():
+        raise ModelFileError(f"{file.path}: tensor {name!r} should hold positive numbers")
     scaling = {
         "rope_type": "llama3",
         "factor": float(divisors.max()),
@@ -300,8 +311,9 @@ def _llama3_scaling(file: GgufFile, config: Config) -> dict[str, Any]:
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192,
     }
-    expected = _llama3_divisors(scaling, config["rope_theta"], config["head_dim"])
-    if expected.shape != divisors.shape or not np.allclose(expected, divisors, rtol=1e-4):
+    with np.errstate(all="ignore"):  # an absurd base
+        expected = _llama3_divisors(scaling, config["rope_theta"], config["head_dim"])
+    if not np.allclose(expected, divisors, rtol=1e-4):
         raise ModelFileError(
             f"{file.path}: 'rope_freqs.weight' is not the frequency scaling of Llama 3, the only "
             "one supported"

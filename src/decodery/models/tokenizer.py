@@ -8,18 +8,24 @@ and what it gives, joined, is exactly what decoding all of them at once gives.
 from __future__ import annotations
 
 import codecs
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders
 
 from decodery.core.errors import ModelFileError, PromptError
+from decodery.models.bounds import file_bytes, file_size, is_panic, one_line
+from decodery.models.weights import read_json
 
+# Above any published tokenizer: the largest have 35 MB.
+MAX_TOKENIZER_BYTES = 256 << 20
+MAX_TEMPLATE_BYTES = 4 << 20
 _CHATML_END = "<|im_end|>"
+_MOST_IDS = 2**32  # what tokenizers counts with
+_Result = TypeVar("_Result")
 
 
 class TextStream(Protocol):
@@ -58,7 +64,7 @@ class Tokenizer:
         settings = _json(place / "tokenizer_config.json")
         template = place / "chat_template.jinja"
         if template.is_file():  # where newer folders keep it; it takes precedence
-            settings["chat_template"] = template.read_text(encoding="utf-8")
+            settings["chat_template"] = _template(template)
         named = (_json(place / name) for name in ("generation_config.json", "config.json"))
         eos_ids = {index for content in named for index in _ids(content.get("eos_token_id"))}
         return cls(_backend(place), settings, eos_ids)
@@ -67,12 +73,16 @@ class Tokenizer:
         """The ids of `text`; `add_special` adds what the model wants around it (often BOS).
 
         Special tokens written in the text become their ids. Raises `PromptError` for text that is
-        not valid Unicode.
+        not valid Unicode, `ModelFileError` where the tokenizer's own rules fail on it.
         """
         try:
-            return self._backend.encode(text, add_special_tokens=add_special).ids
-        except TypeError:  # how tokenizers refuses a lone surrogate too
+            text.encode()
+        except (AttributeError, UnicodeEncodeError):
             raise PromptError("the text is not a string of valid Unicode") from None
+        return _guarded(
+            "the tokenizer cannot encode the text",
+            lambda: self._backend.encode(text, add_special_tokens=add_special).ids,
+        )
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """The text of `ids`, without the special tokens by default.
@@ -80,7 +90,11 @@ class Tokenizer:
         An id above the vocabulary (a model's padded rows) has no text. Incomplete UTF-8 becomes
         U+FFFD.
         """
-        return self._backend.decode(self._checked(ids), skip_special_tokens=skip_special)
+        checked = self._checked(ids)
+        return _guarded(
+            "the tokenizer cannot decode the tokens",
+            lambda: self._backend.decode(checked, skip_special_tokens=skip_special),
+        )
 
     def token(self, index: int) -> str:
         """The vocabulary entry of an id, as it is spelled there; empty for a padded row."""
@@ -88,7 +102,10 @@ class Tokenizer:
 
     def token_id(self, token: str) -> int | None:
         """The id of a vocabulary entry, or None."""
-        return self._backend.token_to_id(token)
+        try:
+            return self._backend.token_to_id(token)
+        except (TypeError, UnicodeEncodeError):  # a lone surrogate: in no vocabulary
+            return None
 
     def stream(self, skip_special: bool = True) -> TextStream:
         """A new stream of text for one sequence of tokens."""
@@ -137,14 +154,15 @@ class Tokenizer:
         """The chat template, the default one where there are several, or None."""
         template = self._settings.get("chat_template")
         if isinstance(template, list):
-            named = {entry.get("name"): entry.get("template") for entry in template}
-            template = named.get("default")
+            entries = [entry for entry in template if isinstance(entry, dict)]
+            named = [entry for entry in entries if entry.get("name") == "default"]
+            template = named[-1].get("template") if named else None
         return template if isinstance(template, str) else None
 
     def _checked(self, ids: Iterable[int]) -> list[int]:
         checked = list(ids)
         for index in checked:
-            if not 0 <= index < 2**32:
+            if not 0 <= index < _MOST_IDS:
                 raise PromptError(
                     f"token id {index} is outside the vocabulary of {self.vocab_size}"
                 )
@@ -237,11 +255,10 @@ def _backend(folder: Path) -> Backend:
     path = folder / "tokenizer.json"
     if not path.is_file():
         return _slow_backend(folder)
-    try:
-        return Backend.from_file(str(path))
-    except Exception as error:  # tokenizers raises bare `Exception`s
-        reason = " ".join(str(error).split())[:200]
-        raise ModelFileError(f"{path}: is not a tokenizer: {reason}") from None
+    size = file_size(path)
+    if size > MAX_TOKENIZER_BYTES:
+        raise ModelFileError(f"{path}: {size} bytes, at most {MAX_TOKENIZER_BYTES} are read")
+    return _guarded(f"{path}: is not a tokenizer", lambda: Backend.from_file(str(path)))
 
 
 def _slow_backend(folder: Path) -> Backend:
@@ -250,35 +267,41 @@ def _slow_backend(folder: Path) -> Backend:
         raise ModelFileError(f"{folder}: is not a folder with a tokenizer")
     from transformers import AutoTokenizer
 
-    try:
+    def convert() -> Backend:
         made = AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False, use_fast=True
         )
         return made.backend_tokenizer
-    except (OSError, ValueError, ImportError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelFileError(
-            f"{folder}: has no tokenizer.json, and transformers cannot make one: {reason}"
-        ) from None
+
+    return _guarded(f"{folder}: has no tokenizer.json, and transformers cannot make one", convert)
+
+
+def _guarded(problem: str, call: Callable[[], _Result]) -> _Result:
+    """What `call` returns; `ModelFileError` where a tokenizer's rules, which a file gave, fail."""
+    try:
+        return call()
+    except BaseException as error:  # tokenizers raises bare `Exception`s, and panics
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
+        raise ModelFileError(f"{problem}: {one_line(error)}") from None
 
 
 def _json(path: Path) -> dict[str, Any]:
     """A JSON object, empty where there is no such file."""
+    return read_json(path) if path.exists() else {}
+
+
+def _template(path: Path) -> str:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise ModelFileError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise ModelFileError(f"{path}: holds a {type(content).__name__}, not an object")
-    return content
+        return file_bytes(path, MAX_TEMPLATE_BYTES).decode()
+    except UnicodeDecodeError as error:
+        raise ModelFileError(f"{path}: is not UTF-8: {error.reason}") from None
 
 
 def _ids(value: object) -> list[int]:
-    """One id, a list of ids, or none."""
+    """One id, a list of ids, or none. What no vocabulary can have (-1, say) is none."""
     values = value if isinstance(value, list) else [value]
-    return [index for index in values if isinstance(index, int) and not isinstance(index, bool)]
+    return [index for index in values if type(index) is int and 0 <= index < _MOST_IDS]
 
 
 def _text(token: object) -> str | None:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from decodery.core.errors import ModelFileError, ParameterError, nearest
-from decodery.models.architecture import MODEL_TYPES, Architecture
+from decodery.models.architecture import MAX_LAYERS, MODEL_TYPES, Architecture
+from decodery.models.bounds import shown
 from decodery.models.weights import read_json
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from decodery.models.cache_slots import SlotCache
 
 _BITS = {"int4": 4, "int8": 8}
+# In the config of a model that is not ours; above any published one.
+MAX_NUMBER = 1 << 30
 _WEIGHTS = ("codes", "int4", "int8", "bf16", "float32")
 
 
@@ -142,6 +145,7 @@ def load_transformer(folder: Path, weights: str, device: str, exact: bool = Fals
     dtype = torch.bfloat16 if weights == "bf16" else torch.float32
     if config.get("model_type") not in MODEL_TYPES:
         _refuse_foreign(folder, config, weights, exact)
+        _refuse_absurd(folder / "config.json", config)
         from decodery.models.foreign import (
             ForeignTransformer,
         )  # brings transformers: seconds
@@ -211,11 +215,26 @@ def _refuse_inexact(weights: str, device: str) -> None:
 
 
 def _refuse_foreign(folder: Path, config: dict[str, Any], weights: str, exact: bool) -> None:
-    name = f"{folder}: model type {config.get('model_type')!r} runs through transformers' forward"
+    name = (
+        f"{folder}: model type {shown(config.get('model_type'))} runs through transformers' forward"
+    )
     if weights in ("codes", *_BITS):
         raise ParameterError(f"{name}, which has no {weights} weights; use auto, bf16 or float32")
     if exact:
         raise ParameterError(f"{name}, whose rows depend on the batch; leave exact out")
+
+
+def _refuse_absurd(path: Path, config: dict[str, Any]) -> None:
+    """Refuse numbers of layers and experts that transformers would set out to make lists of."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            _refuse_absurd(path, value)
+        elif isinstance(value, int) and not -MAX_NUMBER <= value <= _most(name):
+            raise ModelFileError(f"{path}: {shown(name)} is {shown(value)}; at most {_most(name)}")
+
+
+def _most(name: str) -> int:
+    return MAX_LAYERS if "layer" in name or "expert" in name else MAX_NUMBER
 
 
 def _refuse_quantized(folder: Path, config: dict[str, Any]) -> None:

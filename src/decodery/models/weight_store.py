@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from decodery.core.errors import ModelFileError
+from decodery.models.bounds import shown
 from decodery.models.gguf_weights import GgufWeights, file_precision
 from decodery.models.weights import (
     INDEX_FILE,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from decodery.models.gguf import GgufFile
 
 REFERENCE = "weights.json"
+_MAX_PATH = 4096
 
 
 def open_weights(folder: Path) -> SafetensorsFolder | GgufWeights:
@@ -36,7 +38,10 @@ def open_weights(folder: Path) -> SafetensorsFolder | GgufWeights:
         return SafetensorsFolder(folder)
     place = folder / REFERENCE
     content = read_json(place)
-    path = Path(_field(place, content, "gguf", str))
+    name = _field(place, content, "gguf", str)
+    if not name.isprintable() or len(name) > _MAX_PATH:
+        raise ModelFileError(f"{place}: 'gguf' is {shown(name)}, expected the path of a file")
+    path = Path(name)
     expected = [_field(place, content, key, int) for key in ("size", "mtime_ns")]
     again = f"load the .gguf file itself to use it as it is now ({place})"
     try:
@@ -57,7 +62,7 @@ def stored_precision(folder: Path) -> Precision:
     found = _field(place, read_json(place), "precision", str)
     if found not in get_args(Precision):
         raise ModelFileError(
-            f"{place}: 'precision' is {found!r}; allowed are {', '.join(get_args(Precision))}"
+            f"{place}: 'precision' is {shown(found)}; allowed are {', '.join(get_args(Precision))}"
         )
     return found  # pyright: ignore[reportReturnType]
 
@@ -83,5 +88,5 @@ def _refers(folder: Path) -> bool:
 def _field(place: Path, content: dict[str, object], key: str, kind: type) -> Any:
     value = content.get(key)
     if type(value) is not kind:
-        raise ModelFileError(f"{place}: {key!r} is {value!r}, expected {kind.__name__}")
+        raise ModelFileError(f"{place}: {key!r} is {shown(value)}, expected {kind.__name__}")
     return value

@@ -9,6 +9,7 @@ runs code chosen by whoever wrote the file.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -18,6 +19,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from decodery.core.errors import ModelFileError
+from decodery.models.bounds import (
+    file_bytes,
+    file_size,
+    one_line,
+    parsed_bytes,
+    require_memory,
+    shown,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,13 +37,17 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 FLOAT_KINDS = ("F32", "F16", "BF16")
 
-# Far above any published model (the index of a 400-billion-parameter model is 0.1 MB).
+# Far above any published model (the largest index is 9 MB).
 MAX_JSON_BYTES = 64 << 20
+MAX_HEADER_BYTES = 100_000_000  # safetensors' own
+MAX_DIMENSIONS = 8
+_MAX_FILE_NAME = 255
 
 Shape = tuple[int, ...]
 Precision = Literal["codes", "float32", "bf16"]
 CODES: Precision = "codes"
 Result = TypeVar("Result")
+_Pairs = list[tuple[str, Any]]
 
 
 class Weights(Protocol):
@@ -125,17 +138,26 @@ class SafetensorsFolder:
     def _add(self, path: Path) -> None:
         from safetensors import safe_open
 
+        read_header(path)
         reader = _guarded(path, lambda: self._open.enter_context(safe_open(path, framework="pt")))
         for name in reader.keys():  # noqa: SIM118 (a safetensors file is no mapping)
             if name in self._holders:
-                raise ModelFileError(f"{path}: tensor {name!r} is also in {self._holders[name]}")
+                raise ModelFileError(
+                    f"{path}: tensor {shown(name)} is also in {self._holders[name]}"
+                )
             part = reader.get_slice(name)
             if part.get_dtype() not in FLOAT_KINDS:
                 raise ModelFileError(
-                    f"{path}: tensor {name!r} is stored as {part.get_dtype()},"
+                    f"{path}: tensor {shown(name)} is stored as {part.get_dtype()},"
                     f" expected one of {', '.join(FLOAT_KINDS)}"
                 )
-            self.shapes[name] = tuple(part.get_shape())
+            shape = tuple(part.get_shape())
+            if len(shape) > MAX_DIMENSIONS:
+                raise ModelFileError(
+                    f"{path}: tensor {shown(name)} has {len(shape)} dimensions, at most"
+                    f" {MAX_DIMENSIONS} are read"
+                )
+            self.shapes[name] = shape
             self._values[part.get_dtype()] += prod(self.shapes[name])
             self._holders[name] = path
             self._readers[name] = reader
@@ -147,7 +169,7 @@ class SafetensorsFolder:
             if name in self._holders and self._holders[name].name == shard:
                 continue
             raise ModelFileError(
-                f"{self.folder / INDEX_FILE}: tensor {name!r} should be in {shard}, but is not"
+                f"{self.folder / INDEX_FILE}: tensor {shown(name)} should be in {shard}, but is not"
             )
 
 
@@ -184,43 +206,77 @@ def check_shapes(weights: Weights, expected: Mapping[str, Shape], ignored: froze
     unexpected = sorted(weights.shapes.keys() - expected.keys() - ignored)
     if unexpected:
         raise ModelFileError(
-            f"{weights.source(unexpected[0])}: tensor {unexpected[0]!r} is unexpected for this"
+            f"{weights.source(unexpected[0])}: tensor {shown(unexpected[0])} is unexpected for this"
             f" architecture ({len(unexpected)} such in all)"
         )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of bounded size. Raises `ModelFileError`."""
+def read_json(path: Path, *, repeats: bool = True) -> dict[str, Any]:
+    """A JSON object from a file of bounded size. Raises `ModelFileError`.
+
+    Without `repeats`, a name that an object gives twice is refused; else the last one counts.
+    """
+    text = file_bytes(path, MAX_JSON_BYTES)
+    require_memory(path, len(text), parsed_bytes(text), "its JSON")
     try:
-        size = path.stat().st_size
-        if size > MAX_JSON_BYTES:
-            raise ModelFileError(f"{path}: {size} bytes, at most {MAX_JSON_BYTES} are read")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from error
+        return _object(text, None if repeats else _without_repeats)
     except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{path}: not valid JSON: {error}") from error
+        raise ModelFileError(f"{path}: not valid JSON: {one_line(error)}") from error
+
+
+def _object(text: bytes, hook: Callable[[_Pairs], dict[str, Any]] | None) -> dict[str, Any]:
+    value = json.loads(text.decode(), object_pairs_hook=hook)
     if not isinstance(value, dict):
-        raise ModelFileError(f"{path}: expected a JSON object, found {type(value).__name__}")
+        raise ValueError(f"expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def _without_repeats(pairs: _Pairs) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in made:
+            raise ValueError(f"{shown(name)} is there twice")
+        made[name] = value
+    return made
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file, as it is written there. Raises `ModelFileError`.
+
+    It refuses what the library lets pass: a name that is given twice, and a table of so many empty
+    tensors (16 times its size in memory) that the file is not worth it.
+    """
+    return _guarded(path, lambda: _header(path))
+
+
+def _header(path: Path) -> dict[str, Any]:
+    size = file_size(path)
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length > min(size - 8, MAX_HEADER_BYTES):
+            raise ValueError(f"a header of {length} bytes in a file of {size}")
+        header = stream.read(length)
+    require_memory(path, size, parsed_bytes(header), "its header")
+    return _object(header, _without_repeats)
 
 
 def _weight_map(index: Path) -> dict[str, str]:
     """Tensor name -> shard name, every shard name a plain file name."""
-    found = read_json(index).get("weight_map")
+    found = read_json(index, repeats=False).get("weight_map")
     if not isinstance(found, dict) or not found:
         raise ModelFileError(f"{index}: 'weight_map' should be a non-empty object")
     for name, shard in found.items():
-        if not isinstance(shard, str) or not shard.endswith(".safetensors") or _has_folder(shard):
+        if not isinstance(shard, str) or not _is_file_name(shard):
             raise ModelFileError(
-                f"{index}: tensor {name!r} names the shard {shard!r}, expected a .safetensors file"
-                " name without a folder"
+                f"{index}: tensor {shown(name)} names the shard {shown(shard)}, expected a"
+                " .safetensors file name without a folder"
             )
     return found
 
 
-def _has_folder(name: str) -> bool:
-    return "/" in name or "\\" in name or "\0" in name
+def _is_file_name(name: str) -> bool:
+    plain = name.isprintable() and "/" not in name and "\\" not in name
+    return plain and name.endswith(".safetensors") and len(os.fsencode(name)) <= _MAX_FILE_NAME
 
 
 def _nothing_to_load(folder: Path) -> str:
@@ -235,9 +291,11 @@ def _nothing_to_load(folder: Path) -> str:
 
 
 def _guarded(path: Path, read: Callable[[], Result]) -> Result:
-    from safetensors import SafetensorError
-
     try:
         return read()
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelFileError(f"{path}: not a readable safetensors file: {error}") from error
+    except ModelFileError:
+        raise
+    except Exception as error:  # safetensors' own, JSON's, the system's, torch's about a shape
+        raise ModelFileError(
+            f"{path}: not a readable safetensors file: {one_line(error)}"
+        ) from error

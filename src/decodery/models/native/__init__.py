@@ -31,7 +31,7 @@ SOURCES = (
     SOURCE,
     *(SOURCE.with_name(f"{name}.h") for name in ("attention", "crew", "matrix", "simd")),
 )
-# Sums have one order and products are fused where the source says so: no -ffast-math, no contraction.
+# Sums have one order, and products are fused where the source says so: nothing is left to choice.
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-pthread", "-shared", "-fPIC")
 COMPILE_SECONDS = 120.0
 # DECODERY_NATIVE -> more flags; None: no kernels.
