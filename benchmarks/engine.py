@@ -18,105 +18,97 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from harness.bandwidth import Bandwidth
 from harness.cases import Case, cases
-from harness.field import Contestant, add_options, contestants
+from harness.field import add_options, contestants
 from harness.machine import facts, summary
-from harness.process import Worker, rotated
+from harness.process import rotated
 from harness.prompts import Prompts
 from harness.report import Found, print_bandwidth, print_case, print_field
 
 WARM_UP_TOKENS = 4
-BANDWIDTH_SECONDS = 60.0
 CLOCKS = {"wall": "seconds", "cpu": "cpu"}  # names of what a worker's answer has
+
+
+class Run:
+    """Who takes part, and what was found so far."""
+
+    def __init__(self, options: argparse.Namespace, console: Console) -> None:
+        self.options = options
+        self.console = console
+        self.machine = facts()
+        self.prompts = Prompts()
+        self.field = contestants(options)
+        self.bandwidth = Bandwidth(options.threads, options.device, options.clock)
+        self.found: list[Found] = []
+        plan = f"{options.threads} threads, {options.rounds} rounds, on {options.device}"
+        console.print(f"{summary(self.machine)}\n{plan}")
+
+    def start(self) -> None:
+        """Load every contestant, one after another."""
+        for item in self.field:
+            item.start(self.options.threads, self.options.timeout)
+            self.console.print(f"  {item.name}: {item.error or 'loaded'}", highlight=False)
+
+    def play(self, case: Case) -> None:
+        """All rounds of a case; its table is printed, and everything written, when it is done."""
+        options = self.options
+        found = Found(case, self.field, CLOCKS[options.clock])
+        found.measure(self.prompts, options.timeout, most=WARM_UP_TOKENS, keep=False)
+        for turn in range(options.rounds):
+            found.load.append(os.getloadavg()[0])
+            self.bandwidth.measure(item.read_size for item in self.field if item.about)
+            found.measure(self.prompts, options.timeout, order=rotated(self.field, turn))
+        self.found.append(found)
+        print_case(self.console, found, self.bandwidth)
+        if options.show_text:
+            for name, made in found.texts.items():
+                self.console.print(f"  {name}: {made!r}", markup=False, highlight=False)
+        if options.json:
+            options.json.write_text(json.dumps(self.content(), indent=1) + "\n")
+
+    def content(self) -> dict[str, Any]:
+        """Everything that was found, as JSON."""
+        speeds = {str(size): all_rounds for size, all_rounds in self.bandwidth.speeds.items()}
+        return {
+            "benchmark": "engine",
+            "machine": self.machine,
+            "device": self.options.device,
+            "threads": self.options.threads,
+            "rounds": self.options.rounds,
+            "clock": self.options.clock,
+            "contestants": [
+                {"name": item.name, "family": item.family, "error": item.error, **item.about}
+                for item in self.field
+            ],
+            "bandwidth_gigabytes_per_second": speeds,
+            "cases": [item.content() for item in self.found],
+        }
+
+    def close(self) -> None:
+        for item in self.field:
+            item.stop()
+        self.bandwidth.close()
 
 
 def main() -> None:
     options = _options()
     console = Console(width=max(132, Console().width))
-    machine = facts()
-    plan = f"{options.threads} threads, {options.rounds} rounds, on {options.device}"
-    console.print(f"{summary(machine)}\n{plan}")
-    field = contestants(options)
-    probe: Worker | None = None
+    run = Run(options, console)
     try:
-        for item in field:
-            item.start(options.threads, options.timeout)
-            console.print(f"  {item.name}: {item.error or 'loaded'}", highlight=False)
-        probe = Worker(sys.executable, "bandwidth.py", options.threads)
-        sizes = sorted({item.read_size for item in field if item.worker is not None})
-        bandwidth: dict[int, list[float]] = {size: [] for size in sizes}
-        prompts = Prompts()
-        found = [
-            _play(case, field, probe, bandwidth, prompts, options, console)
-            for case in cases()
-            if case.name in options.cases
-        ]
+        run.start()
+        for case in cases():
+            if case.name in options.cases:
+                run.play(case)
     finally:
-        for worker in [item.worker for item in field] + [probe]:
-            if worker is not None:
-                worker.close()
-    print_field(console, field)
-    print_bandwidth(console, bandwidth)
-    if options.json:
-        content = _content(options, machine, field, bandwidth, found)
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
-
-
-def _play(
-    case: Case,
-    field: Sequence[Contestant],
-    probe: Worker,
-    bandwidth: dict[int, list[float]],
-    prompts: Prompts,
-    options: argparse.Namespace,
-    console: Console,
-) -> Found:
-    """All rounds of a case; its table is printed when they are done."""
-    found = Found(case, field, CLOCKS[options.clock])
-    found.measure(prompts, options.timeout, most=WARM_UP_TOKENS, keep=False)
-    for turn in range(options.rounds):
-        found.load.append(os.getloadavg()[0])
-        for size, speeds in bandwidth.items():
-            order = {"op": "read", "bytes": size, "device": options.device, "clock": options.clock}
-            answer = probe.ask(order, BANDWIDTH_SECONDS)
-            speeds.append(answer["gigabytes_per_second"])
-        found.measure(prompts, options.timeout, order=rotated(field, turn))
-    print_case(console, found, bandwidth)
-    if options.show_text:
-        for name, made in found.texts.items():
-            console.print(f"  {name}: {made!r}", markup=False, highlight=False)
-    return found
-
-
-def _content(
-    options: argparse.Namespace,
-    machine: dict[str, Any],
-    field: Sequence[Contestant],
-    bandwidth: dict[int, list[float]],
-    found: Sequence[Found],
-) -> dict[str, Any]:
-    """Everything that was found, as JSON."""
-    return {
-        "benchmark": "engine",
-        "machine": machine,
-        "device": options.device,
-        "threads": options.threads,
-        "rounds": options.rounds,
-        "clock": options.clock,
-        "contestants": [
-            {"name": item.name, "family": item.family, "error": item.error, **item.about}
-            for item in field
-        ],
-        "bandwidth_gigabytes_per_second": {str(size): all for size, all in bandwidth.items()},
-        "cases": [item.content() for item in found],
-    }
+        run.close()
+    print_field(console, run.field)
+    print_bandwidth(console, run.bandwidth)
 
 
 def _options() -> argparse.Namespace:

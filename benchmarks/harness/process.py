@@ -32,6 +32,7 @@ class Worker:
     def __init__(
         self, python: str, script: str, threads: int, environment: Mapping[str, str] | None = None
     ) -> None:
+        self.ended = ""  # why there is nothing more to ask
         self.log = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the worker)
         try:
             self.process = subprocess.Popen(
@@ -50,21 +51,24 @@ class Worker:
 
     def ask(self, order: Mapping[str, Any], timeout: float) -> dict[str, Any]:
         """The answer to an order; `WorkerError` if there is none in time, or it is an error."""
+        if self.ended:
+            raise WorkerError(self.ended)
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self._signal(signal.SIGCONT)
         try:
             self.process.stdin.write(json.dumps(order) + "\n")
             self.process.stdin.flush()
+            ready, _, _ = select.select([self.process.stdout], [], [], timeout)
+            line = self.process.stdout.readline() if ready else None
         except OSError:
-            raise WorkerError(self._death()) from None
-        ready, _, _ = select.select([self.process.stdout], [], [], timeout)
-        if not ready:
-            self.close()
-            raise WorkerError(f"no answer to {order['op']} in {timeout:.0f} s")
-        line = self.process.stdout.readline()
+            line = ""
         if not line:
-            raise WorkerError(self._death())
+            self.ended = (
+                self._death() if line == "" else f"no answer to {order['op']} in {timeout:.0f} s"
+            )
+            self.close()
+            raise WorkerError(self.ended)
         self._signal(signal.SIGSTOP)
         answer = json.loads(line)
         if "error" in answer:
@@ -73,6 +77,9 @@ class Worker:
 
     def close(self) -> None:
         """End the process and all it started."""
+        if self.log.closed:
+            return
+        self.ended = self.ended or "closed"
         self._signal(signal.SIGCONT)
         self._signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from harness.bandwidth import Bandwidth
 from harness.cases import Case
 from harness.field import OURS, Contestant
 from harness.process import WorkerError
@@ -87,7 +88,7 @@ class Found:
         self.first.pop(name, None)
 
 
-def print_case(console: Console, found: Found, bandwidth: Mapping[int, Sequence[float]]) -> None:
+def print_case(console: Console, found: Found, bandwidth: Bandwidth) -> None:
     """Two tables: what each contestant took, and how many times longer the peers took."""
     console.print(_seconds_table(found, bandwidth))
     for name, error in found.errors.items():
@@ -111,15 +112,17 @@ def print_field(console: Console, contestants: Sequence[Contestant]) -> None:
     console.print(table)
 
 
-def print_bandwidth(console: Console, bandwidth: Mapping[int, Sequence[float]]) -> None:
+def print_bandwidth(console: Console, bandwidth: Bandwidth) -> None:
     """Reading speeds by size."""
-    for size, speeds in bandwidth.items():
+    if bandwidth.error:
+        console.print(f"  reading memory was not measured to the end: {bandwidth.error}")
+    for size, speeds in bandwidth.speeds.items():
         if speeds:
             shown = Spread.of(speeds).shown()
             console.print(f"  reading {size / 1e6:.0f} MB: {shown} GB/s", highlight=False)
 
 
-def _seconds_table(found: Found, bandwidth: Mapping[int, Sequence[float]]) -> Table:
+def _seconds_table(found: Found, bandwidth: Bandwidth) -> Table:
     case = found.case
     loads = Spread.of(found.load) if found.load else Spread(0, 0, 0)
     title = f"{case.name}: {case.title} (load average {loads.low:.1f} to {loads.high:.1f})"
@@ -144,7 +147,7 @@ def _numbers(
     found: Found,
     item: Contestant,
     whole: Sequence[float],
-    bandwidth: Mapping[int, Sequence[float]],
+    bandwidth: Bandwidth,
 ) -> list[str]:
     case = found.case
     speeds = Spread.of([case.tokens() / seconds for seconds in whole])
@@ -153,9 +156,9 @@ def _numbers(
         return shown
     steps = Spread.of([1000 * seconds for seconds in found.after(item.name)])
     shown += [Spread.of(found.first[item.name]).shown(2), steps.shown()]
-    if case.samples == 1 and bandwidth.get(item.read_size):
-        floor = item.weight_bytes / max(bandwidth[item.read_size]) / 1e6
-        shown.append(f"{steps.median / floor:.2f} x {floor:.1f} ms")
+    floor = bandwidth.floor(item.read_size) if case.samples == 1 else None
+    if floor is not None:
+        shown.append(f"{steps.median / (1000 * floor):.2f} x {1000 * floor:.1f} ms")
     return shown
 
 
