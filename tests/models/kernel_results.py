@@ -15,7 +15,7 @@ from small_models import text
 from torch import Tensor
 
 from decodery.models import native
-from decodery.models.codes import Codes
+from decodery.models.codes import Codes, quantise
 from decodery.models.packed import PackedMatrix
 from decodery.models.transformer import load_transformer
 
@@ -39,8 +39,23 @@ def whole_numbers() -> dict[str, Tensor]:
     return found
 
 
-def floats(folder: Path) -> dict[str, Tensor]:
-    """Logits of a small model in every kind of weights, of a chain and a tree; and float16 keys."""
+def products() -> dict[str, Tensor]:
+    """Products of floats and of codes with any scales, of fixed random numbers."""
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(ROWS, INPUTS, generator=generator)
+    weight = torch.randn(OUTPUTS, INPUTS, generator=generator)
+    made = {
+        "float32": weight,
+        "bf16": weight.bfloat16(),
+        "int8": quantise(weight, 8),
+        "int4": quantise(weight, 4),
+        "groups of 16": quantise(weight, 4).halved_groups(),
+    }
+    return {name: PackedMatrix(item, None)(x) for name, item in made.items()}
+
+
+def logits(folder: Path) -> dict[str, Tensor]:
+    """Logits of a small model in every kind of weights, of a chain and of a tree."""
     found: dict[str, Tensor] = {}
     for weights in ("float32", "bf16", "int8", "int4"):
         model = load_transformer(folder, weights, "cpu")
@@ -54,7 +69,7 @@ def floats(folder: Path) -> dict[str, Tensor]:
 
 def main() -> None:
     file, folder = map(Path, sys.argv[1:])
-    results = {"whole": whole_numbers(), "floats": floats(folder)}
+    results = {"whole": whole_numbers(), "products": products(), "logits": logits(folder)}
     torch.save({"instructions": native.instructions(), **results}, file)
 
 

@@ -1,8 +1,9 @@
 """Products of packed matrices with codes, against an oracle that rounds inputs as they say.
 
-Inputs are rounded to 8 bits, one scale for each 32: scale = max |x| / 127 in float32, codes to the
-nearest, ties to even. Products of codes are summed as whole numbers; the oracle does the rest in
-float64. The float kernels are held to float64 in `test_native.py`.
+Inputs are rounded to 8 bits, one scale for each 32: scale = max |x| / 127 and x times its inverse
+in float32, then to the nearest whole number, ties to even. Products of codes are summed as whole
+numbers; the oracle does the rest in float64. The float kernels are held to float64 in
+`test_native.py`.
 """
 
 from __future__ import annotations
@@ -56,9 +57,8 @@ def rounded(x: npt.NDArray[np.float32], steps: float = 127, nearest: Any = np.ri
     scale = np.abs(groups).max(-1) / np.float32(steps)
     with np.errstate(divide="ignore", over="ignore"):
         inverse = np.where(scale > 1e-30, np.float32(1) / scale, np.float32(0))
-    # A product of two float32 is exact in float64: it is rounded once, to a whole number.
-    codes = nearest(groups.astype(np.float64) * inverse.astype(np.float64)[..., None])
-    return Rounded(codes, scale.astype(np.float64))
+    codes = nearest(groups * inverse.astype(np.float32)[..., None])
+    return Rounded(codes.astype(np.float64), scale.astype(np.float64))
 
 
 def expected(weight: Codes, x: Tensor, **variant: Any) -> Product:

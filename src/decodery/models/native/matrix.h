@@ -433,9 +433,8 @@ inline void unpack_output(const Matrix& matrix, int64_t output, float* to) {
             const uint8_t byte = panel[heading + (word * PANEL + column) * 4 + input % 4];
             const int code = matrix.kind == CODES8 ? static_cast<int8_t>(byte)
                                                    : is_high ? byte >> 4 : byte & 15;
-            // Volatile: a product and a sum, each rounded, as `Codes.dequantise` has them.
-            const volatile float product = scale * static_cast<float>(code);
-            to[start + input] = product + offset;
+            // A product and a sum, each rounded, as `Codes.dequantise` has them.
+            to[start + input] = scale * static_cast<float>(code) + offset;
         }
     }
 }
