@@ -68,6 +68,18 @@ TEMPLATES = {
     "strings": "{{ messages[0].content.strip().upper().replace('B', 'x') }}{{ 'a,b'.split(',') }}"
     "{{ '%s is %d' % ('a', 5) }}{{ '{}-{:>4}'.format(1, 2) }}{{ 'ab' * 3 }}{{ 'x' | center(5) }}"
     "{{ 'abc'[::-1] }}{{ messages[0]['content'][3:] }}",
+    "methods in loops": "{% for m in messages %}{{ m.content.replace('e', 'é', 1).split(' ', 1) }}"
+    "{{ ', '.join(['a', m.role]) }}{{ 'a\\tb'.expandtabs(4) }}{{ 'a\\n'.splitlines(true) }}"
+    "{{ '{} {x}'.format(1, x=m.role) }}{% set b = namespace(x=m) %}{{ dict(a=b.x).keys() | list }}"
+    "{{ m.get('role', 1) }}{{ m.items() | list | length }}{% endfor %}",
+    "methods in blocks": "{% block b %}{% for m in messages %}{{ 'ab'.replace('a', m.role) }}"
+    "{% endfor %}{% endblock %}{% macro f(x) %}{{ x.join(['a', 'b']) }}{% endmacro %}"
+    "{% for m in messages %}{{ f(m.role) }}{% endfor %}{{ self.b() }}",
+    "filters with names": "{{ [{'a': 'x'}, {'a': 'y'}] | join(',', attribute='a') }}"
+    "{{ [{'a': 1}, {'a': 2}] | sum(attribute='a', start=3) }}"
+    "{{ 'aa' | replace('a', 'b', count=1) }}"
+    "{{ 'a\\nb' | indent(width=2, first=true) }}{{ [1, 2, 3] | batch(2, fill_with=0) | list }}"
+    "{{ 1.25 | round(precision=1) }}{{ messages | selectattr('role', 'in', ['user']) | list }}",
     "numbers": "{{ 2 ** 10 }} {{ 7 % 3 }} {{ 7 // 2 }} {{ 1 / 4 }} {{ 3 * 4 + 1 }}",
     "lists": "{{ [1, 2] + [3] }}{{ (messages | length) }}{{ messages | map(attribute='role') "
     "| join(',') }}{{ messages | selectattr('role', 'equalto', 'user') | list | length }}",
@@ -256,6 +268,11 @@ HUGE = {
     "format_map": BIG + "{{ ('{x}' * 9999).format_map({'x': a}) }}",
     "percent": BIG + "{{ ('%(x)s' * 9999) % {'x': a} }}",
     "percent, the filter": BIG + "{{ ('%s' * 2) | format(a, a) }}",
+    "split": BIG + "{{ a.split() }}",
+    "split by a letter": "{% set a = 'a ' * 8000000 %}{{ a.split(' ') }}",
+    "lines": "{% set a = '\\n\\r' * 1000000 %}{{ a.splitlines() }}",
+    "letters": BIG + "{{ a | list }}",
+    "words": BIG + "{{ a | title }}",
     "expandtabs": "{{ ('\t' * 99999).expandtabs(99999) }}",
     "indent": "{{ ('\n' * 9999999) | indent(999) }}",
     "indent by a text": BIG + "{{ ('a\n' * 9999) | indent(a) }}",

@@ -74,6 +74,13 @@ _WITHOUT_FILTERS = frozenset({"pprint", "striptags", "urlize", "wordcount", "wor
 _OF_CONTENT = """
 != < <= == > >= eq equalto ge greaterthan gt in le lessthan lower lt ne upper
 """
+# What Jinja adds to every call in a loop or a block.
+_JINJAS_OWN = frozenset({"_loop_vars", "_block_vars"})
+# Filters that make a list of a text's letters or words.
+_OF_LETTERS = """
+groupby list map max min random reject rejectattr select selectattr sort title unique urlencode
+"""
+_LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 _CONTAINERS = (list, tuple, type({}.keys()), type({}.values()), type({}.items()))
 
 
@@ -194,18 +201,45 @@ def _refuse_joined(separator: Any, values: Any) -> None:
     _refuse_chars(_chars((separator,)) * length_hint(values) + _chars((values,)))
 
 
-def _refuse_replaced(text: Any, old: Any = "", new: Any = "", *_: Any) -> None:
+def _refuse_replaced(text: Any, old: Any = "", new: Any = "", *_: Any, **__: Any) -> None:
     if isinstance(text, str) and isinstance(old, str) and isinstance(new, str):
         _refuse_chars(len(text) + text.count(old) * len(new))
 
 
-def _refuse_expanded(text: str, width: Any = 8) -> None:
-    if isinstance(width, int):
-        _refuse_chars(len(text) + text.count("\t") * abs(width))
+def _refuse_expanded(text: str, tabsize: Any = 8) -> None:
+    if isinstance(tabsize, int):
+        _refuse_chars(len(text) + text.count("\t") * abs(tabsize))
+
+
+def _refuse_split(text: str, separator: Any = None, *_: Any, **__: Any) -> None:
+    pieces = text.count(separator) if separator and isinstance(separator, str) else len(text) // 2
+    _refuse_elements(pieces)
+
+
+def _refuse_lines(text: str, *_: Any, **__: Any) -> None:
+    _refuse_elements(sum(map(text.count, _LINE_ENDS)))
+
+
+def _refuse_letters(text: Any, *_: Any, **__: Any) -> None:
+    """Of a text, what goes through its letters or words makes many times its size."""
+    if isinstance(text, str):
+        _refuse_elements(len(text))
+
+
+def _refuse_elements(count: int) -> None:
+    if count > MAX_ELEMENTS:
+        raise SecurityError(f"a value of {count} elements is too large")
 
 
 _METHOD_CHECKS: Mapping[str, Callable[..., None]] = MappingProxyType(
-    {"join": _refuse_joined, "replace": _refuse_replaced, "expandtabs": _refuse_expanded}
+    {
+        "expandtabs": _refuse_expanded,
+        "join": _refuse_joined,
+        "replace": _refuse_replaced,
+        "rsplit": _refuse_split,
+        "split": _refuse_split,
+        "splitlines": _refuse_lines,
+    }
 )
 
 
@@ -213,11 +247,17 @@ def _refuse_indented(text: Any, width: Any = 4, *_: Any, **__: Any) -> None:
     _refuse_numbers((width,), most=_MAX_COUNT)
     added = len(width) if isinstance(width, str) else _MAX_COUNT
     if isinstance(text, str):
+        _refuse_lines(text)
         _refuse_chars(len(text) + added * (1 + text.count("\n")))
 
 
 def _refuse_counts(_: Any, *args: Any, **kwargs: Any) -> None:
     _refuse_numbers((*args, *kwargs.values()), most=_MAX_COUNT)
+
+
+def _refuse_parts(value: Any, *args: Any, **kwargs: Any) -> None:
+    _refuse_letters(value)
+    _refuse_counts(value, *args, **kwargs)
 
 
 def _refuse_sum(_: Any, attribute: Any = None, start: Any = 0) -> None:  # noqa: ARG001
@@ -235,13 +275,14 @@ def _refuse_filter_replace(text: Any, old: Any, new: Any, count: Any = None) -> 
 
 _FILTER_CHECKS: Mapping[str, Callable[..., None]] = MappingProxyType(
     {
-        "batch": _refuse_counts,
+        **dict.fromkeys(_OF_LETTERS.split(), _refuse_letters),
+        "batch": _refuse_parts,
         "format": lambda form, *args, **kwargs: _refuse_format(form, "%", (args, kwargs)),
         "indent": _refuse_indented,
         "join": _refuse_filter_join,
         "replace": _refuse_filter_replace,
         "round": _refuse_counts,
-        "slice": _refuse_counts,
+        "slice": _refuse_parts,
         "sum": _refuse_sum,
         "tojson": _refuse_counts,
     }
@@ -263,16 +304,17 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def call(*args: Any, **kwargs: Any) -> Any:
         # The signature leaves every keyword to the template, as Jinja's own does.
         function, given = args[2], args[3:]
-        _refuse_numbers((*given, *kwargs.values()))
+        named = {name: value for name, value in kwargs.items() if name not in _JINJAS_OWN}
+        _refuse_numbers((*given, *named.values()))
         owner = getattr(function, "__self__", None)
         if isinstance(owner, str):
-            _read((owner, given, kwargs), _METHOD)
+            _read((owner, given, named), _METHOD)
             check = _METHOD_CHECKS.get(function.__name__)
             if check is not None:
-                check(owner, *given, **kwargs)
+                check(owner, *given, **named)
         else:
             budget.get().spend(_METHOD if isinstance(owner, tuple(_METHODS)) else _MACRO)
-            _paid((given, kwargs))
+            _paid((given, named))
         return _paid(ImmutableSandboxedEnvironment.call(*args, **kwargs))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
