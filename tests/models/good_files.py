@@ -26,8 +26,8 @@ from gguf_writing import (
     vocabulary,
 )
 
-from decodery.models.gguf import TENSOR_TYPES
 from decodery.models.gguf_architectures import ARCHITECTURES
+from decodery.models.gguf_file import TENSOR_TYPES
 
 U32, I32, F32 = 4, 5, 6
 TYPE_IDS = {block.name: kind for kind, block in TENSOR_TYPES.items()}

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bad_files import BAD_FILES, GGUF, SAFETENSORS
 from bad_files_child import problem, size_of
+from bad_folders import SAFETENSORS
+from bad_gguf_files import GGUF
 from good_files import folder_model, gguf_model
 
 import decodery
@@ -29,6 +30,7 @@ from decodery.models.gguf_quants import SUPPORTED
 SECONDS = 60.0  # for one file; all of them take less than ten on a slow machine
 START_SECONDS = 300.0  # for the imports, and where the kernels have to be compiled
 HERE = Path(__file__).parent
+BAD_FILES = {bad.name: bad for bad in (*GGUF, *SAFETENSORS)}
 
 
 class Loader:

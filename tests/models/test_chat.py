@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from decodery.core.errors import TemplateError
-from decodery.models import chat, embedded, sandbox
+from decodery.models import chat, embedded, template_bounds
 from decodery.models.chat import prompt_messages, render
 from decodery.models.gguf import read
 
@@ -295,7 +295,7 @@ HUGE = {
 @pytest.mark.parametrize("name", ENDLESS)
 def test_a_render_ends(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a small part of the work; with all of it, seconds."""
-    monkeypatch.setattr(sandbox, "MAX_WORK", sandbox.MAX_WORK // 128)
+    monkeypatch.setattr(template_bounds, "MAX_WORK", template_bounds.MAX_WORK // 128)
     start = time.monotonic()
     with pytest.raises(TemplateError, match="the chat template failed"):
         render(ENDLESS[name], USER)
@@ -337,7 +337,7 @@ def test_compiling_ends(name: str, depth: int) -> None:
 
 def test_a_long_conversation_is_far_from_the_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """1,000 messages of 4,000 characters, with what templates do to each: a tenth of the work."""
-    monkeypatch.setattr(sandbox, "MAX_WORK", sandbox.MAX_WORK // 2)
+    monkeypatch.setattr(template_bounds, "MAX_WORK", template_bounds.MAX_WORK // 2)
     template = (
         "{% for m in messages[0:] %}{% if '</think>' in m.content %}"
         "{% set c = m.content.split('</think>')[-1].lstrip() %}{% else %}"

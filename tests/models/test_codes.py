@@ -13,7 +13,8 @@ from gguf_writing import TEXT, entry, gguf, tensor, text
 
 from decodery.core.errors import ModelFileError
 from decodery.models.codes import Codes, concatenated, original_rows, quantise
-from decodery.models.gguf import GgufFile, dequantise, read
+from decodery.models.gguf import dequantise, read
+from decodery.models.gguf_file import GgufFile
 from decodery.models.gguf_quants import codes_of
 
 # Type: bits, group, whether there is an offset, and the bytes of a block where a float16 begins.

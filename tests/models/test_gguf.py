@@ -16,7 +16,8 @@ from gguf_writing import ARRAY, TEXT, array, entry, gguf, sample, tensor, text, 
 
 from decodery.core.errors import ModelFileError
 from decodery.models import embedded
-from decodery.models.gguf import TENSOR_TYPES, TextArray, dequantise, read
+from decodery.models.gguf import dequantise, read
+from decodery.models.gguf_file import TENSOR_TYPES, TextArray
 from decodery.models.gguf_quants import SUPPORTED, codes_of
 
 ARCHITECTURE = entry("general.architecture", TEXT, text("llama"))

@@ -18,7 +18,8 @@ import jinja2
 
 from decodery.core.errors import TemplateError
 from decodery.models.bounds import one_line
-from decodery.models.sandbox import MAX_OUTPUT_CHARS, Budget, budget, environment
+from decodery.models.sandbox import environment
+from decodery.models.template_bounds import MAX_OUTPUT_CHARS, Budget, budget
 
 MAX_TEMPLATE_CHARS = 1 << 16  # three times the longest that is published
 

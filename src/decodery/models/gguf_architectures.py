@@ -18,7 +18,7 @@ import numpy as np
 from decodery.core.errors import ModelFileError, nearest
 from decodery.models.architecture import MAX_HEAD_DIM
 from decodery.models.bounds import shown
-from decodery.models.gguf import GgufFile
+from decodery.models.gguf_file import GgufFile
 from decodery.models.gguf_quants import dequantise_tensor
 
 Config = dict[str, Any]

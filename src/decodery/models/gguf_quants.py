@@ -25,7 +25,7 @@ import torch
 
 from decodery.core.errors import ModelFileError
 from decodery.models.codes import Codes
-from decodery.models.gguf import TENSOR_TYPES, BlockType, GgufFile
+from decodery.models.gguf_file import TENSOR_TYPES, BlockType, GgufFile
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Scales: TypeAlias = "tuple[Array, Array | None]"  # scale and offset, (n, groups of a block)

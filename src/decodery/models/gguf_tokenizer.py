@@ -24,7 +24,7 @@ from tokenizers.models import BPE
 
 from decodery.core.errors import ModelFileError
 from decodery.models.bounds import is_panic, one_line, shown
-from decodery.models.gguf import GgufFile, TextArray
+from decodery.models.gguf_file import GgufFile, TextArray
 
 CONTROL, USER_DEFINED = 3, 4
 

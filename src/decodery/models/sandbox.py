@@ -14,12 +14,9 @@ Python's own types that are not in `_METHODS`.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import wraps
-from operator import length_hint
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -34,22 +31,28 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-MAX_OUTPUT_CHARS = 16 << 20
-MAX_ELEMENTS = 1 << 20  # of a list and of all lists in it
-MAX_WORK = 1 << 32
-MAX_NESTED = 24  # loops, macros and blocks in each other; compiling takes time for each
+from decodery.models.template_bounds import (
+    CHARS_COPIED,
+    ELEMENT,
+    FILTER,
+    FILTER_CHECKS,
+    LOOP,
+    MACRO,
+    MAX_NESTED,
+    METHOD,
+    METHOD_CHECKS,
+    NODE,
+    budget,
+    measured,
+    paid,
+    read,
+    refuse_chars,
+    refuse_format,
+    refuse_large,
+    refuse_numbers,
+)
 
-# What things cost, in about nanoseconds of a slow machine.
-_LOOP, _FILTER, _METHOD, _MACRO = 4096, 16384, 8192, 65536
-_NODE, _ELEMENT = 256, 2048
-_CHAR, _CHARS_COPIED = 32, 4  # a character that is looked at; how many are copied for one
-_MAX_EMITTED = 4 * MAX_OUTPUT_CHARS  # a text passes through several macros before it is output
-_MAX_BITS = 4096
-_MAX_COUNT = 1000  # of decimals, columns to indent by, slices
 _MAX_DATE_CHARS = 1000
-
-# A field of ten million characters or more, or of a width given by an argument.
-_WIDE_FORMAT = re.compile(r"%[^%a-zA-Z]*(\*|\d{8})|\{[^{}]*\d{8}")
 
 _OF_TEXTS = """
 capitalize casefold center count endswith expandtabs find format format_map index isalnum isalpha
@@ -76,219 +79,6 @@ _OF_CONTENT = """
 """
 # What Jinja adds to every call in a loop or a block.
 _JINJAS_OWN = frozenset({"_loop_vars", "_block_vars"})
-# Filters that make a list of a text's letters or words.
-_OF_LETTERS = """
-groupby list map max min random reject rejectattr select selectattr sort title unique urlencode
-"""
-_LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
-_CONTAINERS = (list, tuple, type({}.keys()), type({}.values()), type({}.items()))
-
-
-class Budget:
-    """What a render may still do."""
-
-    def __init__(self) -> None:
-        self._work = MAX_WORK
-        self._chars = _MAX_EMITTED
-
-    def spend(self, work: int) -> None:
-        self._work -= work
-        if self._work < 0:
-            raise SecurityError("it takes too many steps")
-
-    def emit(self, chars: int) -> None:
-        self._chars -= chars
-        if self._chars < 0:
-            raise SecurityError(f"it makes more than {MAX_OUTPUT_CHARS} characters")
-
-
-budget: ContextVar[Budget] = ContextVar("budget")
-
-
-# -- sizes -----------------------------------------------------------------------------------------
-
-
-def _measured(value: Any) -> tuple[int, int]:
-    """Characters and elements of a value as it is printed; `SecurityError` where it is too large.
-
-    What is in a list twice counts twice: sixty lists, each of the last one twice, print for ever.
-    """
-    chars, elements, stack = 0, 0, [value]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, str):
-            chars += len(item)
-            continue
-        inside = _inside(item)
-        if not inside:
-            continue
-        elements += len(inside)
-        if elements > MAX_ELEMENTS:
-            raise SecurityError(f"a value has more than {MAX_ELEMENTS} elements")
-        stack.extend(inside)
-    if chars > MAX_OUTPUT_CHARS:
-        raise SecurityError(f"a value has more than {MAX_OUTPUT_CHARS} characters")
-    return chars, elements
-
-
-def _inside(value: Any) -> Collection[Any]:
-    if isinstance(value, _CONTAINERS):
-        return value
-    if isinstance(value, dict):
-        return [*value.keys(), *value.values()]
-    if isinstance(value, jinja2.utils.Namespace):
-        return value._Namespace__attrs.values()  # pyright: ignore[reportAttributeAccessIssue]
-    return ()
-
-
-def _paid(value: Any) -> Any:
-    """The value, whose size is paid for: it was copied."""
-    chars, elements = _measured(value)
-    budget.get().spend(chars // _CHARS_COPIED + _ELEMENT * elements)
-    return value
-
-
-def _read(value: Any, step: int) -> None:
-    """Pay for a step that looks at every character of a value."""
-    chars, elements = _measured(value)
-    budget.get().spend(step + _CHAR * chars + _ELEMENT * elements)
-
-
-def _chars(values: Iterable[Any]) -> int:
-    return sum(sum(_measured(value)) for value in values)
-
-
-def _refuse_chars(count: int) -> None:
-    if count > MAX_OUTPUT_CHARS:
-        raise SecurityError(f"a value of {count} characters is too large")
-
-
-def _refuse_numbers(values: Iterable[Any], most: int = MAX_OUTPUT_CHARS) -> None:
-    """Refuse numbers that a call could take as a width or a count: 'x'.ljust(10**12)."""
-    for value in values:
-        if isinstance(value, int) and abs(value) > most:
-            raise SecurityError(f"the number {value.bit_length()} bits long is too large here")
-
-
-# -- what makes more than it is made of ------------------------------------------------------------
-
-
-def _refuse_large(operator: str, left: Any, right: Any) -> None:
-    """Refuse an operation that would make something huge in one step."""
-    if operator == "%" and isinstance(left, str):
-        _refuse_format(left, "%", (right,))
-    if operator == "**":
-        _refuse_numbers((left, right), most=_MAX_COUNT)
-    if operator != "*":
-        return
-    if isinstance(left, int) and isinstance(right, int):
-        _refuse_numbers((left, right), most=1 << _MAX_BITS)
-        return
-    for text, times in ((left, right), (right, left)):
-        if isinstance(times, int):
-            _refuse_chars(sum(_measured(text)) * abs(times))
-
-
-def _refuse_format(form: Any, mark: str, values: Iterable[Any]) -> None:
-    if not isinstance(form, str):
-        return
-    if _WIDE_FORMAT.search(form):
-        raise SecurityError(f"the format {form[:40]!r} is too wide")
-    _refuse_chars(len(form) + form.count(mark) * _chars(values))
-
-
-def _refuse_joined(separator: Any, values: Any) -> None:
-    _refuse_chars(_chars((separator,)) * length_hint(values) + _chars((values,)))
-
-
-def _refuse_replaced(text: Any, old: Any = "", new: Any = "", *_: Any, **__: Any) -> None:
-    if isinstance(text, str) and isinstance(old, str) and isinstance(new, str):
-        _refuse_chars(len(text) + text.count(old) * len(new))
-
-
-def _refuse_expanded(text: str, tabsize: Any = 8) -> None:
-    if isinstance(tabsize, int):
-        _refuse_chars(len(text) + text.count("\t") * abs(tabsize))
-
-
-def _refuse_split(text: str, separator: Any = None, *_: Any, **__: Any) -> None:
-    pieces = text.count(separator) if separator and isinstance(separator, str) else len(text) // 2
-    _refuse_elements(pieces)
-
-
-def _refuse_lines(text: str, *_: Any, **__: Any) -> None:
-    _refuse_elements(sum(map(text.count, _LINE_ENDS)))
-
-
-def _refuse_letters(text: Any, *_: Any, **__: Any) -> None:
-    """Of a text, what goes through its letters or words makes many times its size."""
-    if isinstance(text, str):
-        _refuse_elements(len(text))
-
-
-def _refuse_elements(count: int) -> None:
-    if count > MAX_ELEMENTS:
-        raise SecurityError(f"a value of {count} elements is too large")
-
-
-_METHOD_CHECKS: Mapping[str, Callable[..., None]] = MappingProxyType(
-    {
-        "expandtabs": _refuse_expanded,
-        "join": _refuse_joined,
-        "replace": _refuse_replaced,
-        "rsplit": _refuse_split,
-        "split": _refuse_split,
-        "splitlines": _refuse_lines,
-    }
-)
-
-
-def _refuse_indented(text: Any, width: Any = 4, *_: Any, **__: Any) -> None:
-    _refuse_numbers((width,), most=_MAX_COUNT)
-    added = len(width) if isinstance(width, str) else _MAX_COUNT
-    if isinstance(text, str):
-        _refuse_lines(text)
-        _refuse_chars(len(text) + added * (1 + text.count("\n")))
-
-
-def _refuse_counts(_: Any, *args: Any, **kwargs: Any) -> None:
-    _refuse_numbers((*args, *kwargs.values()), most=_MAX_COUNT)
-
-
-def _refuse_parts(value: Any, *args: Any, **kwargs: Any) -> None:
-    _refuse_letters(value)
-    _refuse_counts(value, *args, **kwargs)
-
-
-def _refuse_sum(_: Any, attribute: Any = None, start: Any = 0) -> None:  # noqa: ARG001
-    if not isinstance(start, (int, float)):
-        raise SecurityError("sum adds numbers only")
-
-
-def _refuse_filter_join(values: Any, d: Any = "", attribute: Any = None) -> None:  # noqa: ARG001
-    _refuse_joined(d, values)
-
-
-def _refuse_filter_replace(text: Any, old: Any, new: Any, count: Any = None) -> None:  # noqa: ARG001
-    _refuse_replaced(str(text), old, new)
-
-
-_FILTER_CHECKS: Mapping[str, Callable[..., None]] = MappingProxyType(
-    {
-        **dict.fromkeys(_OF_LETTERS.split(), _refuse_letters),
-        "batch": _refuse_parts,
-        "format": lambda form, *args, **kwargs: _refuse_format(form, "%", (args, kwargs)),
-        "indent": _refuse_indented,
-        "join": _refuse_filter_join,
-        "replace": _refuse_filter_replace,
-        "round": _refuse_counts,
-        "slice": _refuse_parts,
-        "sum": _refuse_sum,
-        "tojson": _refuse_counts,
-    }
-)
-
-
 # -- the environment -------------------------------------------------------------------------------
 
 
@@ -298,24 +88,24 @@ class Sandbox(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(["+", "*", "**", "%"])
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        _refuse_large(operator, left, right)
-        return _paid(super().call_binop(context, operator, left, right))
+        refuse_large(operator, left, right)
+        return paid(super().call_binop(context, operator, left, right))
 
     def call(*args: Any, **kwargs: Any) -> Any:
         # The signature leaves every keyword to the template, as Jinja's own does.
         function, given = args[2], args[3:]
         named = {name: value for name, value in kwargs.items() if name not in _JINJAS_OWN}
-        _refuse_numbers((*given, *named.values()))
+        refuse_numbers((*given, *named.values()))
         owner = getattr(function, "__self__", None)
         if isinstance(owner, str):
-            _read((owner, given, named), _METHOD)
-            check = _METHOD_CHECKS.get(function.__name__)
+            read((owner, given, named), METHOD)
+            check = METHOD_CHECKS.get(function.__name__)
             if check is not None:
                 check(owner, *given, **named)
         else:
-            budget.get().spend(_METHOD if isinstance(owner, tuple(_METHODS)) else _MACRO)
-            _paid((given, named))
-        return _paid(ImmutableSandboxedEnvironment.call(*args, **kwargs))
+            budget.get().spend(METHOD if isinstance(owner, tuple(_METHODS)) else MACRO)
+            paid((given, named))
+        return paid(ImmutableSandboxedEnvironment.call(*args, **kwargs))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         wrapped = super().wrap_str_format(value)
@@ -325,7 +115,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
         @wraps(wrapped)
         def formatted(*args: Any, **kwargs: Any) -> str:
-            _refuse_format(form, "{", (args, kwargs))
+            refuse_format(form, "{", (args, kwargs))
             return wrapped(*args, **kwargs)
 
         return formatted
@@ -340,8 +130,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def concat(parts: Iterable[str]) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Joins what a macro or a block has output."""
         made = list(parts)
-        _refuse_chars(sum(map(len, made)))
-        return _paid("".join(made))
+        refuse_chars(sum(map(len, made)))
+        return paid("".join(made))
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> jinja2.nodes.Template:
         return _Checks().visit(super()._parse(source, name, filename))
@@ -356,7 +146,7 @@ class _Checks(NodeTransformer):
     def visit(self, node: jinja2.nodes.Node, *args: Any, **kwargs: Any) -> Any:
         made = super().visit(node, *args, **kwargs)
         inside = made.iter_child_nodes()
-        made.cost = _NODE + sum(getattr(child, "cost", _NODE) for child in inside)
+        made.cost = NODE + sum(getattr(child, "cost", NODE) for child in inside)
         return made
 
     def visit_For(self, node: jinja2.nodes.For) -> jinja2.nodes.For:
@@ -438,12 +228,12 @@ def _filtered(node: jinja2.nodes.Node, name: str, *values: int) -> jinja2.nodes.
 
 @jinja2.pass_context
 def _paid_filter(_context: Context, value: Any) -> Any:
-    return _paid(value)
+    return paid(value)
 
 
 @jinja2.pass_context
 def _compared(_context: Context, value: Any) -> Any:
-    _read(value, _NODE)
+    read(value, NODE)
     return value
 
 
@@ -455,8 +245,8 @@ def _charged(_context: Context, value: Any, cost: int) -> Any:
 
 @jinja2.pass_context
 def _emitted(_context: Context, value: Any) -> Any:
-    chars, elements = _measured(value)
-    budget.get().spend(_NODE + chars // _CHARS_COPIED + _ELEMENT * elements)
+    chars, elements = measured(value)
+    budget.get().spend(NODE + chars // CHARS_COPIED + ELEMENT * elements)
     budget.get().emit(chars + elements)
     return value
 
@@ -465,7 +255,7 @@ def _emitted(_context: Context, value: Any) -> Any:
 def _counted(_context: Context, values: Iterable[Any]) -> Iterator[Any]:
     spend = budget.get().spend
     for value in values:
-        spend(_LOOP)
+        spend(LOOP)
         yield value
 
 
@@ -483,21 +273,21 @@ _CHECKS: Mapping[str, Callable[..., Any]] = MappingProxyType(
 def _limited(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """A filter with the same checks as a call."""
     leading = 1 if jinja2.utils._PassArg.from_obj(function) else 0
-    check = _FILTER_CHECKS.get(name)
+    check = FILTER_CHECKS.get(name)
 
     @wraps(function)  # also copies Jinja's marks on what it wants passed
     def limited(*args: Any, **kwargs: Any) -> Any:
         if name in _QUICK_FILTERS:
-            budget.get().spend(_FILTER)
+            budget.get().spend(FILTER)
             return function(*args, **kwargs)
         given = args[leading:]
-        _read((given, kwargs), _FILTER)
-        _refuse_numbers((*given[1:], *kwargs.values()))
+        read((given, kwargs), FILTER)
+        refuse_numbers((*given[1:], *kwargs.values()))
         if check is not None:
             check(*given, **kwargs)
         made = function(*args, **kwargs)
         # At once, or filters of filters of filters would run only when the last is read.
-        return iter(_paid(list(made))) if isinstance(made, Iterator) else _paid(made)
+        return iter(paid(list(made))) if isinstance(made, Iterator) else paid(made)
 
     return limited
 
@@ -505,7 +295,7 @@ def _limited(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 def _limited_test(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def limited(*args: Any) -> Any:
-        _read(args, _FILTER)
+        read(args, FILTER)
         return function(*args)
 
     return limited

@@ -23,7 +23,7 @@ from decodery.models.weights import (
 )
 
 if TYPE_CHECKING:
-    from decodery.models.gguf import GgufFile
+    from decodery.models.gguf_file import GgufFile
 
 REFERENCE = "weights.json"
 _MAX_PATH = 4096
