@@ -56,6 +56,9 @@ class Member {
 
     const int index;  // 0 for the caller of `run`
 
+    // How many threads there may be, this one among them.
+    int64_t crew_size() const { return job_.most_; }
+
     // Runs task(i) for i in [0, count), in chunks, with the rest of the crew; all are done on return.
     template <typename Task>
     void each(int64_t count, int64_t chunk, const Task& task) {
@@ -85,7 +88,8 @@ class Crew {
    public:
     // Does a job with up to `threads` threads, the caller's among them.
     static void run(const std::shared_ptr<Job>& job, int threads) {
-        if (threads > 1) crew().offer(job, threads);
+        job->most_ = threads;
+        if (threads > 1) crew().offer(job);
         Member caller(*job, 0);
         job->work(caller);
         if (threads > 1) crew().withdraw(job);
@@ -101,12 +105,11 @@ class Crew {
         return *all;
     }
 
-    void offer(const std::shared_ptr<Job>& job, int threads) {
+    void offer(const std::shared_ptr<Job>& job) {
         {
             const std::lock_guard<std::mutex> lock(mutex_);
-            job->most_ = threads;
             job_ = job;
-            hire(threads - 1);
+            hire(job->most_ - 1);
             offers_.fetch_add(1, std::memory_order_release);
         }
         wake_.notify_all();

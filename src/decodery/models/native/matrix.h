@@ -13,6 +13,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstdlib>
 #include <vector>
 
@@ -26,7 +27,9 @@ constexpr int64_t CHAIN = 256;       // inputs a chain runs over before it is ad
 constexpr int64_t FLOAT_ROWS = 6;    // rows of a tile: as many as there are registers
 constexpr int64_t CODE_ROWS = 4;
 constexpr int64_t INPUT_GROUP = 32;  // inputs that share one 8-bit scale
-constexpr int64_t STRIP = 2;         // panels a thread takes at a time
+// Panels a thread takes at a time: many, since memory is read faster in long runs, but so few that
+// all threads end together.
+constexpr int64_t LEAST_STRIP = 2, MOST_STRIP = 8, STRIPS = 4;
 // Rows a thread takes at a time. What it writes of neighbouring rows shares cache lines, and two
 // threads that write to one line stand in each other's way.
 constexpr int64_t ROW_CHUNK = 4;
@@ -395,7 +398,9 @@ inline void multiply_panel(const Matrix& matrix, const Rows& x, int64_t panel, c
 }
 
 inline void multiply(Member& member, const Matrix& matrix, const Rows& x, const Output& to) {
-    member.each(panels_of(matrix), STRIP,
+    const int64_t panels = panels_of(matrix);
+    const int64_t strip = std::clamp(panels / (STRIPS * member.crew_size()), LEAST_STRIP, MOST_STRIP);
+    member.each(panels, strip,
                 [&](int64_t panel) { multiply_panel(matrix, x, panel, to); });
 }
 
