@@ -105,7 +105,7 @@ def beside_a_model(repeats: int, threads: int) -> None:
 
     torch.set_num_threads(threads)
     lm = dc.load()
-    prompt, _ = lm.prompt_tokens("Tell me about the sea.")
+    prompt = lm.read("Tell me about the sea.").tokens
     print(f"embedded model, {threads} threads: median [range]")
     counts = (1, 64)
     found: dict[tuple[int, str], list[float]] = {}

@@ -102,13 +102,13 @@ def test_policies_and_decoders_compose(lm: LanguageModel) -> None:
 
 
 def test_prompts_of_every_form_agree(lm: LanguageModel) -> None:
-    tokens, text = lm.prompt_tokens(PROMPT)
-    assert lm.prompt_tokens([{"role": "user", "content": PROMPT}])[0] == tokens
-    assert lm.prompt_tokens(list(tokens))[0] == tokens
+    tokens, text = lm.read(PROMPT).tokens, lm.read(PROMPT).text
+    assert lm.read([{"role": "user", "content": PROMPT}]).tokens == tokens
+    assert lm.read(list(tokens)).tokens == tokens
     assert "<|im_start|>user\n" + PROMPT in text
-    with_system = lm.prompt_tokens(PROMPT, system="Be brief.")[1]
+    with_system = lm.read(PROMPT, system="Be brief.").text
     assert "Be brief." in with_system
-    assert lm.prompt_tokens(PROMPT, raw=True)[1] == PROMPT
+    assert lm.read(PROMPT, raw=True).text == PROMPT
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def test_a_member_without_a_prompt_is_refused():
 
 def test_a_blend_that_makes_nan_ends_its_request_only():
     class Broken(MixtureBlend):
-        def combine(self, rows, context):
+        def combine(self, rows, state, context):
             return Row.dense([np.nan] * 3)
 
     runner = Runner()

@@ -51,7 +51,7 @@ def run_batch(lm: LanguageModel, jobs: Sequence[tuple[str, int]], length: int) -
     runner = Runner()
     handles = []
     for prompt, seed in jobs:
-        ids, _ = lm.prompt_tokens(prompt)
+        ids = lm.read(prompt).tokens
         task = Task(Policy(lm), ids, Stopping(length, ignore_eos=True), Stream(seed))
         handles.append(runner.submit(dc.sample(), task))
     runner.run()

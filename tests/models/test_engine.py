@@ -200,7 +200,7 @@ def test_branches_and_beams_equal_separate_paths(
 def test_greedy_text_equals_transformers(
     lm: LanguageModel, peer: torch.nn.Module, prompt: str
 ) -> None:
-    ids, _ = lm.prompt_tokens(prompt)
+    ids = lm.read(prompt).tokens
     with torch.inference_mode():
         expected = peer.generate(
             torch.tensor([ids]), max_new_tokens=64, do_sample=False, eos_token_id=list(lm.eos_ids)

@@ -120,7 +120,7 @@ def test_replays_equal_eager_forwards(name: str, dtype: torch.dtype) -> None:
 
 def test_rows_of_a_tree_are_close_to_the_cpus(lm: LanguageModel, cuda_lm: LanguageModel) -> None:
     """Thirty layers in float32: to 1e-2, where a wrong mask or slot is off by more than 1."""
-    prompt, _ = lm.prompt_tokens("Why is the sea salty?")
+    prompt = lm.read("Why is the sea salty?").tokens
     rows: list[list[np.ndarray]] = []
 
     class Tree(Decoder):
@@ -160,7 +160,7 @@ def test_samples_are_the_cpus(lm: LanguageModel, cuda_lm: LanguageModel) -> None
         runner = Runner()
         handles = []
         for seed, prompt in enumerate(prompts):
-            ids, _ = model.prompt_tokens(prompt)
+            ids = model.read(prompt).tokens
             task = Task(Policy(model), ids, Stopping(16, ignore_eos=True), Stream(seed))
             handles.append(runner.submit(dc.sample(n=4), task))
         runner.run()

@@ -396,8 +396,8 @@ def test_a_chat_of_two_turns_on_the_embedded_model(lm: LanguageModel) -> None:
         {"role": "assistant", "content": first.text},
         {"role": "user", "content": "Which is the largest?"},
     ]
-    tokens, _ = lm.prompt_tokens(chat)
-    before = (*lm.prompt_tokens(chat[:1])[0], *first.tokens)
+    tokens = lm.read(chat).tokens
+    before = (*lm.read(chat[:1]).tokens, *first.tokens)
     assert tokens[: len(before)] == before
     second = lm.generate(chat, **options)
     assert second.report.cached_tokens == len(before) - 1
@@ -418,7 +418,7 @@ def test_a_salt_goes_through_every_door_and_into_no_report(lm: LanguageModel) ->
             dc.generate(Policy(lm), prompt, decoder="greedy", max_tokens=2, cache_salt=salt),
             *lm.generate([prompt, prompt], cache_salt=salt, **options),
         ]
-        length = len(lm.prompt_tokens(prompt)[0])
+        length = len(lm.read(prompt).tokens)
         assert [item.report.cached_tokens for item in found] == [0, *[length - 1] * 3]
         assert found[0].trace is not None
         assert "s3cret" not in str(found[0].to_dict()) + str(found[0].trace.events)

@@ -7,6 +7,7 @@ policy for `decodery.generate` and `decodery.stream`, which take any policy whos
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, overload
 
 from decodery.api.generation import Generation, TextEvents, sample
@@ -14,18 +15,32 @@ from decodery.api.plan import DEFAULT_MAX_TOKENS, Effective, Plan, make_plan, re
 from decodery.core.decoder import Decoder, Task
 from decodery.core.errors import ParameterError, PromptError
 from decodery.core.handle import Budget, Handle
+from decodery.core.language import Message
 from decodery.core.rng import Stream
 from decodery.core.runner import Runner
 from decodery.core.source import Blend, Policy, Source
 from decodery.core.stopping import Stopping
 from decodery.core.trace import Trace
 from decodery.models.causal import CausalModel
-from decodery.models.chat import prompt_messages, render
+from decodery.models.chat import prompt_messages
+from decodery.models.language import TokenizerLanguage
 from decodery.models.tokenizer import Tokenizer
 from decodery.models.transformer import Transformer
 
-Message = Mapping[str, Any]
 Prompt = str | Sequence[Message] | Sequence[int]
+
+
+@dataclass(frozen=True)
+class ReadPrompt:
+    """A prompt's tokens, its text with the chat template around it, and its messages if any."""
+
+    tokens: tuple[int, ...]
+    text: str
+    messages: tuple[Message, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.tokens:
+            raise PromptError("the prompt is empty; give at least one token")
 
 
 class LanguageModel(CausalModel):
@@ -53,6 +68,7 @@ class LanguageModel(CausalModel):
             prefix_cache=prefix_cache,
         )
         self.tokenizer = tokenizer
+        self.language: TokenizerLanguage = TokenizerLanguage(tokenizer, name, self.vocab_size)
         self.recommended = dict(recommended or {})
 
     def __repr__(self) -> str:
@@ -61,10 +77,8 @@ class LanguageModel(CausalModel):
 
     # -- text ------------------------------------------------------------------------------------
 
-    def prompt_tokens(
-        self, prompt: Prompt, *, system: str | None = None, raw: bool = False
-    ) -> tuple[tuple[int, ...], str]:
-        """Tokens and text of a prompt.
+    def read(self, prompt: Prompt, *, system: str | None = None, raw: bool = False) -> ReadPrompt:
+        """A prompt as the model reads it.
 
         A string becomes a user message of the chat template, unless `raw` or the model has none;
         a list of messages goes through the template; a list of ids is taken as it is.
@@ -73,27 +87,20 @@ class LanguageModel(CausalModel):
             if system is not None:
                 raise ParameterError("system needs a prompt of text or messages, not of token ids")
             tokens = tuple(int(item) for item in prompt)  # type: ignore[arg-type]
-            return _nonempty(tokens), self.tokenizer.decode(tokens)
-        template = self.tokenizer.chat_template
+            return ReadPrompt(tokens, self.tokenizer.decode(tokens))
         if isinstance(prompt, str):
             if not prompt.strip() and not raw:
                 raise PromptError("the prompt is empty; give some text")
-            if raw or template is None:
+            if raw or not self.language.has_chat:
                 if system is not None:
                     raise ParameterError("system needs a chat template, which raw leaves out")
-                return _nonempty(tuple(self.tokenizer.encode(prompt))), prompt
+                return ReadPrompt(self.language.encode(prompt), prompt)
             messages = prompt_messages(prompt, system)
         else:
             messages = _with_system([dict(message) for message in prompt], system)  # type: ignore[arg-type]
-        if template is None:
-            raise ParameterError(f"{self.name} has no chat template; give the prompt as text")
-        text = render(
-            template,
-            messages,
-            bos_token=self.tokenizer.bos_token,
-            eos_token=self.tokenizer.eos_token,
-        )
-        return _nonempty(tuple(self.tokenizer.encode(text, add_special=False))), text
+        text = self.language.chat_text(messages)
+        tokens = tuple(self.tokenizer.encode(text, add_special=False))
+        return ReadPrompt(tokens, text, tuple(messages))
 
     # -- running ---------------------------------------------------------------------------------
 
@@ -159,31 +166,31 @@ class LanguageModel(CausalModel):
         raw: bool,
         trace: Trace | bool,
     ) -> tuple[Handle, Any]:
-        tokens, text = self.prompt_tokens(prompt, system=system, raw=raw)
-        return submit(
-            runner,
-            Policy(self, plan.sampler),
-            plan,
-            tokens=tokens,
-            text=text,
-            tokenizer=self.tokenizer,
-            trace=trace,
-        )
+        read = self.read(prompt, system=system, raw=raw)
+        policy = Policy(self.source(plan), plan.sampler)
+        return submit(runner, policy, plan, read, tokenizer=self.tokenizer, trace=trace)
+
+    def source(self, plan: Plan) -> Source:
+        """What a plan decodes from: this model, or the blend that the plan names over it."""
+        if plan.recipe is None:
+            return self
+        from decodery.api.load import load  # it imports this module
+
+        return plan.recipe.over(self, load)
 
 
 def submit(
     runner: Runner,
     policy: Policy,
     plan: Plan,
+    read: ReadPrompt,
     *,
-    tokens: tuple[int, ...],
-    text: str,
     tokenizer: Tokenizer,
     trace: Trace | bool = False,
 ) -> tuple[Handle, Any]:
     """Queue a planned run; returns its handle and the function that makes its generation."""
     source, run = policy.source, plan.run
-    max_tokens, noted = _max_tokens(source, len(tokens), run.max_tokens)
+    max_tokens, noted = _max_tokens(source, len(read.tokens), run.max_tokens)
     for token in run.stop_ids:
         if not 0 <= token < source.vocab_size:
             raise ParameterError(
@@ -197,7 +204,16 @@ def submit(
         ignore_eos=run.ignore_eos,
         decode=tokenizer.decode,
     )
-    task = Task(policy, tokens, stopping, Stream(plan.seed), text, tokenizer.decode, run.cache_salt)
+    task = Task(
+        policy,
+        read.tokens,
+        stopping,
+        Stream(plan.seed),
+        read.text,
+        tokenizer.decode,
+        run.cache_salt,
+        read.messages,
+    )
     record = Trace() if trace is True else (trace or None)
     handle = runner.submit(plan.decoder, task, Budget(run.max_calls, run.max_seconds), trace=record)
     parameters = plan.describe() | {"max_tokens": {"value": noted.value, "from": noted.origin}}
@@ -242,16 +258,16 @@ def stream(
     policy = policy if isinstance(policy, Policy) else Policy(policy)
     model = text_model(policy.source)
     plan = make_plan(decoder, parameters)
+    if plan.recipe is not None:
+        raise ParameterError(f"{plan.method} is a blend: make it of its sources, as the policy's")
     if plan.sampler.stages:
         raise ParameterError(
             f"sampler parameters go into the policy: source | chain({plan.sampler.stages[0]!r})"
         )
     refuse_idle(plan.decoder, policy.sampler)
-    tokens, text = model.prompt_tokens(prompt, system=system, raw=raw)
+    read = model.read(prompt, system=system, raw=raw)
     runner = Runner()
-    handle, finish = submit(
-        runner, policy, plan, tokens=tokens, text=text, tokenizer=model.tokenizer, trace=trace
-    )
+    handle, finish = submit(runner, policy, plan, read, tokenizer=model.tokenizer, trace=trace)
     return TextEvents(runner, handle, model.tokenizer, finish)
 
 
@@ -277,12 +293,6 @@ def _max_tokens(source: Source, prompt: int, asked: int | None) -> tuple[int, Ef
             f" {source.context_length} tokens of {source.name}"
         )
     return room, Effective(room, "default")
-
-
-def _nonempty(tokens: tuple[int, ...]) -> tuple[int, ...]:
-    if not tokens:
-        raise PromptError("the prompt is empty; give at least one token")
-    return tokens
 
 
 def _with_system(messages: list[dict[str, Any]], system: str | None) -> list[dict[str, Any]]:

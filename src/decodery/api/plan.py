@@ -21,6 +21,7 @@ from decodery.core.decoder import Decoder
 from decodery.core.errors import ParameterError, nearest
 from decodery.core.params import Parameters, make, parameter
 from decodery.core.sampler import Chain, chain
+from decodery.core.source import Recipe
 
 Origin = Literal["user", "model", "default", "random"]
 DEFAULT_DECODER = "sample"
@@ -52,6 +53,9 @@ class RunParams(Parameters):
     sampler_order: tuple[str, ...] = parameter(
         (), help="Names of the samplers in the order to apply them; default: by their place."
     )
+    blend: str | None = parameter(
+        None, help="Decode from this blend over the model; `--method BLEND` samples from it."
+    )
     cache_salt: str | None = parameter(
         None,
         help="Share cached prompts only with runs of the same salt, such as a tenant's secret.",
@@ -72,6 +76,7 @@ class Plan:
 
     method: str
     decoder: Decoder
+    recipe: Recipe | None
     sampler: Chain
     run: RunParams
     seed: int
@@ -98,15 +103,13 @@ def make_plan(
     rest = dict(values)
     run_values = {name: rest.pop(name) for name in RunParams.model_fields if name in rest}
     run = make(RunParams, run_values, "run")
-    decoder_method, samplers = _parts(method)
-    decoder_values: dict[str, Any] = {}
-    if decoder_method is not None:
-        fields = decoder_method.params.model_fields
-        decoder_values = {name: rest.pop(name) for name in fields if name in rest}
-    chosen = _assign(rest, decoder_method, samplers)
+    decoder_method, blend, samplers = _parts(method, run.blend)
+    decoder_values = _own(decoder_method, rest)
+    blend_values = _own(blend, rest)
+    chosen = _assign(rest, [item for item in (decoder_method, blend) if item], samplers)
     origin: Origin = "user"
     if method is None and not chosen and recommended:
-        chosen = _assign(dict(recommended), None, [])
+        chosen = _assign(dict(recommended), [], [])
         origin = "model"
     order = _ordered(chosen, run.sampler_order)
 
@@ -125,29 +128,50 @@ def make_plan(
         _note(parameters, params, decoder_values, "user")
         decoder = decoder_method.build(params)
         name = method if isinstance(method, str) else decoder_method.name
+    recipe = None
+    if blend is not None:
+        params = make(blend.params, blend_values, blend.name)
+        _note(parameters, params, blend_values, "user")
+        recipe = blend.build(params)
     refuse_idle(decoder, chain(stages))
     seed = secrets.randbits(32) if run.seed is None else run.seed
     parameters["seed"] = Effective(seed, "random" if run.seed is None else "user")
-    return Plan(name, decoder, chain(stages), run, seed, parameters)
+    return Plan(name, decoder, recipe, chain(stages), run, seed, parameters)
 
 
-def _parts(method: str | Decoder | None) -> tuple[Method | None, list[Method]]:
-    """The decoder's method (None for a decoder object) and the samplers the name asks for."""
+def _parts(
+    method: str | Decoder | None, blend: str | None
+) -> tuple[Method | None, Method | None, list[Method]]:
+    """The decoder's method (None for a decoder object), the blend, and samplers by name."""
+    source = None if blend is None else registry.get(blend, "blend")
     if isinstance(method, Decoder):
-        return None, []
+        return None, source, []
     found = registry.get(method or DEFAULT_DECODER)
     if found.card.kind == "decoder":
-        return found, []
+        return found, source, []
     if found.card.kind == "sampler":
-        return registry.get(DEFAULT_DECODER), [found]
+        return registry.get(DEFAULT_DECODER), source, [found]
+    if found.card.kind == "blend":
+        if source is not None:
+            raise ParameterError(
+                f"method {found.name} and blend {source.name} are both blends; name one, and a"
+                " decoder or a sampler as the method"
+            )
+        return registry.get(DEFAULT_DECODER), found, []
     raise ParameterError(
         f"{found.name} is a {found.card.kind} and cannot decode alone; name a decoder or a sampler"
         f" (for a scorer: method best_of_n with scorer={found.name})"
     )
 
 
+def _own(method: Method | None, rest: dict[str, Any]) -> dict[str, Any]:
+    """Take the values out of `rest` that are a method's own parameters."""
+    fields = {} if method is None else method.params.model_fields
+    return {name: rest.pop(name) for name in fields if name in rest}
+
+
 def _assign(
-    values: Mapping[str, Any], decoder: Method | None, wanted: Sequence[Method]
+    values: Mapping[str, Any], taken: Sequence[Method], wanted: Sequence[Method]
 ) -> dict[str, tuple[Method, dict[str, Any]]]:
     """Each value to the sampler that owns its name; the wanted samplers come in any case."""
     chosen: dict[str, tuple[Method, dict[str, Any]]] = {item.name: (item, {}) for item in wanted}
@@ -155,8 +179,9 @@ def _assign(
     for name, value in values.items():
         if name not in owners:
             known = [*RunParams.model_fields, *owners]
-            known += list(decoder.params.model_fields) if decoder is not None else []
-            who = f"method {decoder.name!r}" if decoder is not None else "this run"
+            known += [name for method in taken for name in method.params.model_fields]
+            names = " and ".join(repr(method.name) for method in taken)
+            who = f"method {names}" if taken else "this run"
             raise ParameterError(f"{who} knows no parameter {name!r}; {nearest(name, known)}")
         owner = owners[name]
         chosen.setdefault(owner.name, (owner, {}))[1][name] = value

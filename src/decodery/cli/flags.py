@@ -47,9 +47,9 @@ class Flag:
 
 
 def generated_flags() -> dict[str, Flag]:
-    """All flags by parameter name: run parameters, then samplers, then decoders."""
+    """All flags by parameter name: run parameters, then samplers, decoders and blends."""
     flags = {info.name: Flag(info, "Run") for info in describe(RunParams)}
-    for kind, panel in (("sampler", "Samplers"), ("decoder", "Decoders")):
+    for kind, panel in (("sampler", "Samplers"), ("decoder", "Decoders"), ("blend", "Blends")):
         for method in registry.of_kind(kind):  # type: ignore[arg-type]
             for info in describe(method.params):
                 flag = flags.setdefault(info.name, Flag(info, panel))

@@ -15,7 +15,7 @@ from decodery.core.errors import ParameterError
 from decodery.core.params import Parameters, make
 
 Guarantee = Literal["exact", "law", "lossy", "heuristic"]
-Kind = Literal["sampler", "decoder", "scorer"]
+Kind = Literal["sampler", "decoder", "blend", "scorer"]
 
 GUARANTEES: dict[str, str] = {
     "exact": "the output distribution equals the policy's",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from decodery.core.errors import ParameterError
+from decodery.core.language import Message
 from decodery.core.requests import Request
 from decodery.core.rng import Stream
 from decodery.core.source import Policy
@@ -29,6 +30,9 @@ def _no_text(_tokens: Sequence[int]) -> str:
 class Task:
     """What a decoder is given. `decode` turns tokens into text, for scorers.
 
+    `prompt_text` is the prompt as the model reads it; `messages` is the conversation it was made
+    of, empty where it was a plain text or token ids.
+
     Models share what they keep of prompts only between tasks of equal `cache_salt`; give each
     tenant its own. A model that keeps nothing, such as a table, has no use for it.
     """
@@ -40,6 +44,7 @@ class Task:
     prompt_text: str = ""
     decode: Callable[[Sequence[int]], str] = _no_text
     cache_salt: str | None = None
+    messages: tuple[Message, ...] = ()
 
     def __post_init__(self) -> None:
         if self.cache_salt == "":

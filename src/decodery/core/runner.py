@@ -12,12 +12,13 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeGuard, cast
 
 import numpy as np
 
-from decodery.core.admission import check_prompt, needs
-from decodery.core.decoder import Completion, Decoder, Task
+from decodery.core.admission import needs
+from decodery.core.decoder import Completion, Decoder, Decoding, Task
 from decodery.core.errors import (
     BudgetExhausted,
     CapacityError,
@@ -61,7 +62,6 @@ class Runner:
         trace: Trace | None = None,
     ) -> Handle:
         """Queue a request. One that could never run is refused here, before any forward."""
-        check_prompt(task.policy.source, task.prompt, task.stopping.max_tokens)
         handle = Handle(task, decoder, budget or Budget(), trace, needs(decoder, task))
         for model, need in handle.needs.items():
             if model.capacity is not None and need > model.capacity:
@@ -118,7 +118,7 @@ class Runner:
             self.waiting.popleft()
             handle.admitted = time.perf_counter()
             handle.report.queue_seconds = handle.admitted - handle.submitted
-            handle.decoding = handle.decoder.decode(handle.task)
+            handle.decoding = _prepared(handle.decoder, handle.task)
             self.live[handle] = None
 
     # -- running decoders ------------------------------------------------------------------------
@@ -166,7 +166,7 @@ class Runner:
         asked: set[int] = set()
         for index, request in enumerate(handle.requests):
             if isinstance(request, Open):
-                check_prompt(request.policy.source, request.prompt, 0)
+                request.policy.source.check_prompt(request.prompt, 0)
                 tree = _plant(request.policy, tuple(request.prompt), handle.task)
                 handle.trees.append(tree)
                 handle.answers[index] = tree.root
@@ -335,6 +335,14 @@ class Runner:
 # -- parts of a step -------------------------------------------------------------------------------
 
 
+def _prepared(decoder: Decoder, task: Task) -> Decoding:
+    """The decoder's coroutine, after what its source has to do first."""
+    source = yield from task.policy.source.prepare(task)
+    if source is not task.policy.source:
+        task = replace(task, policy=Policy(source, task.policy.sampler))
+    return (yield from decoder.decode(task))
+
+
 def _are_completions(value: Any) -> TypeGuard[list[Completion]]:
     return isinstance(value, list) and all(
         isinstance(item, Completion) for item in cast("list[Any]", value)
@@ -415,9 +423,10 @@ def _combine(node: Node) -> None:
     for member in node.members:
         _combine(member)
     blend = cast("Blend", node.tree.policy.source)
-    row = blend.combine([member.row for member in node.members], node.context())
-    for member in node.members:
-        member.release_row()
+    rows = [member.row for member in node.members]
+    row = blend.combine(rows, node.blend_state, node.context())
+    if not blend.observes_rows:
+        node.release_member_rows()
     node.receive(row, node.members[0].hidden)
 
 
@@ -425,7 +434,7 @@ def _release_rows_above(node: Node, keep: bool) -> None:
     parent = node.parent
     if parent is None or not parent.grown:
         return
-    node.state  # noqa: B018  (the parent's row is needed for it, and is let go below)
+    node.settle()  # the parent's row is needed for it, and is let go below
     if keep:
         return
     while parent is not None and parent.has_row:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ import numpy.typing as npt
 from decodery.core.errors import ParameterError
 from decodery.core.rng import Stream
 from decodery.core.row import Row
+
+if TYPE_CHECKING:
+    from decodery.core.source import Source
 
 State = Any
 
@@ -65,6 +68,22 @@ class Sampler(ABC):
     observes_rows: ClassVar[bool] = False  # `advance` reads the row the token was drawn from
     keeps_argmax: ClassVar[bool] = False  # the most probable token stays the most probable
     reads_logits: ClassVar[bool] = False  # depends on where zero is: meant for raw logits
+    tempers: ClassVar[bool] = False  # sets a temperature: divides all scores
+    truncates: ClassVar[bool] = False  # drops tokens for being improbable
+    most_tokens: ClassVar[int | None] = None  # a row has no more after it (ties at a cut aside)
+
+    def check_chain(self, before: Sequence[Sampler], after: Sequence[Sampler]) -> None:
+        """Raise `ParameterError` where the other stages of a chain leave this one without effect,
+        or make what it promises impossible. A chain asks each stage when it is made.
+        """
+        return
+
+    def bind(self, source: Source) -> Sampler:
+        """This sampler for one source: where it needs to know the source's vocabulary or model.
+
+        A policy binds its samplers when it is made. Raises `ParameterError` where they do not fit.
+        """
+        return self
 
     def start(self, context: Context) -> State:
         """The state at the root; the context's tokens are the prompt."""
@@ -89,6 +108,10 @@ class Chain(Sampler):
 
     stages: tuple[Sampler, ...] = field(default=())
 
+    def __post_init__(self) -> None:
+        for place, stage in enumerate(self.stages):
+            stage.check_chain(self.stages[:place], self.stages[place + 1 :])
+
     def __repr__(self) -> str:
         return f"chain({', '.join(map(repr, self.stages))})"
 
@@ -112,6 +135,24 @@ class Chain(Sampler):
     @property
     def reads_logits(self) -> bool:  # type: ignore[override]
         return any(stage.reads_logits for stage in self.stages)
+
+    @property
+    def tempers(self) -> bool:  # type: ignore[override]
+        return any(stage.tempers for stage in self.stages)
+
+    @property
+    def truncates(self) -> bool:  # type: ignore[override]
+        return any(stage.truncates for stage in self.stages)
+
+    @property
+    def most_tokens(self) -> int | None:  # type: ignore[override]
+        known = [stage.most_tokens for stage in self.stages if stage.most_tokens is not None]
+        return min(known, default=None)
+
+    def bind(self, source: Source) -> Chain:
+        stages = tuple(stage.bind(source) for stage in self.stages)
+        same = all(new is old for new, old in zip(stages, self.stages, strict=True))
+        return self if same else Chain(stages)
 
     def start(self, context: Context) -> tuple[State, ...]:
         return tuple(stage.start(context) for stage in self.stages)

@@ -2,38 +2,83 @@
 
 `Source` is what policies and decoders know. `Model` is what the runner calls: one batched forward
 over new nodes of any number of trees. `Blend` joins sources: the runner grows one node per member
-in the same forward and `combine` makes the joint row.
+in the same forward and `combine` makes the joint row; like a sampler, a blend may have a state that
+lives on the node. `Recipe` makes a blend of a model that is loaded already, from parameters.
 """
 
 from __future__ import annotations
 
+import copy
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from decodery.core.errors import ParameterError
+from decodery.core.errors import ParameterError, PromptError
+from decodery.core.language import Language
 from decodery.core.row import Row
-from decodery.core.sampler import Chain, Context, Sampler, chain
+from decodery.core.sampler import Chain, Context, Sampler, State, chain
 
 if TYPE_CHECKING:
+    from decodery.core.decoder import Requests, Task
     from decodery.core.tree import Node
+
+Footprint = Callable[[int, int], int]  # prompt length, max tokens -> tokens alive at once
 
 
 class Source(ABC):
     """Something with a vocabulary that tells the law of the next token.
 
     `context_length` is the longest path in tokens, prompt included; None means unbounded.
+    `language` is what its tokens mean, None where they are numbers and no more.
     """
 
     name: str
     vocab_size: int
     eos_ids: frozenset[int] = frozenset()
     context_length: int | None = None
+    language: Language | None = None
+
+    def part(self, name: str, file: str | None = None) -> Mapping[str, npt.NDArray[np.floating]]:
+        """The tensors of something trained for this source: a file's, or those that come with it.
+
+        Raises `ParameterError` where there is nothing of that name.
+        """
+        raise ParameterError(f"nothing called {name} was trained for {self.name}")
+
+    def prepare(self, task: Task) -> Generator[Requests, Any, Source]:
+        """What has to be decoded before the task itself; returns the source the task is run with.
+
+        Runs once, inside the request, before its decoder begins.
+        """
+        return self
+        yield  # makes this a generator
+
+    @abstractmethod
+    def slots(self, task: Task, prompt: Sequence[int], footprint: Footprint) -> dict[Model, int]:
+        """The most cache slots of each model that the task may need, with this prompt."""
+
+    def check_prompt(self, prompt: Sequence[int], max_tokens: int) -> None:
+        """Refuse a prompt that is empty, of other tokens, or too long with what is asked for."""
+        if not prompt:
+            raise PromptError("the prompt is empty; give at least one token")
+        if min(prompt) < 0 or max(prompt) >= self.vocab_size:
+            raise PromptError(f"the prompt has a token outside the vocabulary of {self.vocab_size}")
+        self.check_length(len(prompt), max_tokens)
+
+    def check_length(self, prompt_length: int, max_tokens: int) -> None:
+        """Refuse a prompt that leaves less room in the context than is asked for."""
+        limit = self.context_length
+        if limit is not None and prompt_length + max_tokens > limit:
+            asked = f" and max_tokens {max_tokens}" if max_tokens else ""
+            raise PromptError(
+                f"the prompt of {prompt_length} tokens{asked} exceed the context of {limit} tokens"
+                f" of {self.name}"
+            )
 
     def __or__(self, sampler: Sampler) -> Policy:
         """`source | sampler` is the policy that samples from the source through the sampler."""
@@ -76,23 +121,102 @@ class Model(Source):
     def forward(self, growths: Sequence[Growth]) -> Sequence[Grown]:
         """Evaluate new nodes, parents before children, in one forward."""
 
+    def slots(self, task: Task, prompt: Sequence[int], footprint: Footprint) -> dict[Model, int]:
+        self.check_prompt(prompt, task.stopping.max_tokens)
+        return {self: footprint(len(prompt), task.stopping.max_tokens)}
+
     def release(self, handles: Sequence[Any]) -> None:
         """Give back what dropped nodes held."""
         return
 
 
 class Blend(Source):
-    """A source made of sources; `members` see their own prompts and the same drawn tokens."""
+    """A source made of sources; `members` see their own prompts and the same drawn tokens.
 
-    members: tuple[Source, ...]
+    Vocabulary, end tokens and language are the first member's; the context is the shortest.
+    """
+
+    observes_rows: ClassVar[bool] = False  # `advance` reads the members' rows
+
+    def __init__(self, name: str, members: Sequence[Source]) -> None:
+        if not members:
+            raise ParameterError(f"{name} needs at least one source")
+        first = members[0]
+        for other in members[1:]:
+            if not same_tokens(first, other):
+                raise ParameterError(
+                    f"{name}: {first.name} and {other.name} have different tokenizers; a blend"
+                    " needs one vocabulary"
+                )
+        lengths = [m.context_length for m in members if m.context_length is not None]
+        self.name = name
+        self.members = tuple(members)
+        self.vocab_size = first.vocab_size
+        self.eos_ids = first.eos_ids
+        self.language = first.language
+        self.context_length = min(lengths, default=None)
 
     def prompts(self, prompt: Sequence[int]) -> Sequence[Sequence[int]]:
         """The prompt of each member; by default all see the same."""
         return [prompt] * len(self.members)
 
+    def start(self, context: Context) -> State:
+        """The blend's state at the root; the context's tokens are the prompt."""
+        return None
+
     @abstractmethod
-    def combine(self, rows: Sequence[Row], context: Context) -> Row:
+    def combine(self, rows: Sequence[Row], state: State, context: Context) -> Row:
         """The joint row from the members' rows."""
+
+    def advance(
+        self, state: State, token: int, rows: Sequence[Row] | None, context: Context
+    ) -> State:
+        """The state of the child that `token` makes.
+
+        `rows` is what `combine` was given, or None unless the blend `observes_rows`; `context` is
+        the parent's.
+        """
+        return state
+
+    def prepare(self, task: Task) -> Generator[Requests, Any, Source]:
+        members: Sequence[Source] = []
+        for member in self.members:
+            members = [*members, (yield from member.prepare(task))]
+        if all(new is old for new, old in zip(members, self.members, strict=True)):
+            return self
+        prepared = copy.copy(self)
+        prepared.members = tuple(members)
+        return prepared
+
+    def slots(self, task: Task, prompt: Sequence[int], footprint: Footprint) -> dict[Model, int]:
+        pairs = zip(self.members, self.prompts(prompt), strict=True)
+        return total(member.slots(task, own, footprint) for member, own in pairs)
+
+
+class Recipe(ABC):
+    """A blend that has no sources yet: what a run names by a method and its parameters."""
+
+    @abstractmethod
+    def over(self, model: Source, load: Callable[[str], Source]) -> Source:
+        """The blend over a loaded model; `load` gets further ones by folder, file or hub id."""
+
+
+def same_tokens(one: Source, other: Source) -> bool:
+    """Whether a token id means the same in both."""
+    if one.vocab_size != other.vocab_size:
+        return False
+    if one.language is None or other.language is None:
+        return True
+    return one.language.same_as(other.language)
+
+
+def total(needs: Iterable[Mapping[Model, int]]) -> dict[Model, int]:
+    """The sum of what several need."""
+    slots: dict[Model, int] = {}
+    for need in needs:
+        for model, count in need.items():
+            slots[model] = slots.get(model, 0) + count
+    return slots
 
 
 @dataclass(frozen=True)
@@ -108,6 +232,7 @@ class Policy:
     def __post_init__(self) -> None:
         if not isinstance(self.source, Source):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ParameterError(f"a policy needs a source, not {type(self.source).__name__}")
+        object.__setattr__(self, "sampler", self.sampler.bind(self.source))
 
     def __or__(self, sampler: Sampler) -> Policy:
         return Policy(self.source, chain(self.sampler, sampler))

@@ -20,7 +20,7 @@ from decodery.core.errors import RowError, TreeError
 from decodery.core.rng import Stream
 from decodery.core.row import Row
 from decodery.core.sampler import Context, State
-from decodery.core.source import Policy
+from decodery.core.source import Blend, Policy
 
 _UNSET: Any = object()
 
@@ -83,6 +83,7 @@ class Node:
     """
 
     __slots__ = (
+        "_blend_state",
         "_noisy_row",
         "_path",
         "_policy_row",
@@ -133,6 +134,7 @@ class Node:
         self._policy_row: Row | None = None
         self._noisy_row: tuple[int, Row] | None = None
         self._state: State = _UNSET
+        self._blend_state: State = _UNSET
 
     def __repr__(self) -> str:
         return f"Node(token={self.token}, depth={self.depth}, index={self.index})"
@@ -249,8 +251,18 @@ class Node:
     def release_row(self) -> None:
         """Let go of this node's row, after the children took what their states need of it."""
         for child in self.children:
-            child.state  # noqa: B018  (computed now, while the row is here)
+            child.settle()
         self._row = self._policy_row = self._noisy_row = None
+        self.release_member_rows()
+
+    def release_member_rows(self) -> None:
+        """Let go of the rows that a blend's row was made of."""
+        for member in self.members:
+            member.release_row()
+
+    def settle(self) -> None:
+        """Compute the states here, while the rows above, which they may need, are there."""
+        _ = self.state, self.blend_state
 
     # -- what the policy makes of it -------------------------------------------------------------
 
@@ -269,16 +281,27 @@ class Node:
     @property
     def state(self) -> State:
         """The sampler's state here: a function of the path alone."""
-        if self._state is not _UNSET:
-            return self._state
+        if self._state is _UNSET:
+            for node in self._from_top("_state"):
+                node._state = node._own_state()
+        return self._state
+
+    @property
+    def blend_state(self) -> State:
+        """The blend's state here: a function of the path alone. None where there is no blend."""
+        if self._blend_state is _UNSET:
+            for node in self._from_top("_blend_state"):
+                node._blend_state = node._own_blend_state()
+        return self._blend_state
+
+    def _from_top(self, slot: str) -> list[Node]:
+        """This node and the ancestors whose `slot` is unset, parents first."""
         pending: list[Node] = []
         node: Node | None = self
-        while node is not None and node._state is _UNSET:
+        while node is not None and getattr(node, slot) is _UNSET:
             pending.append(node)
             node = node.parent
-        for node in reversed(pending):
-            node._state = node._own_state()
-        return self._state
+        return pending[::-1]
 
     def _own_state(self) -> State:
         sampler = self.tree.policy.sampler
@@ -289,6 +312,16 @@ class Node:
         row = self.parent.row if sampler.observes_rows else None
         context = self.parent.context(self.sequence)
         return sampler.advance(self.parent.state, self.token, row, context)
+
+    def _own_blend_state(self) -> State:
+        blend = self.tree.policy.source
+        if not isinstance(blend, Blend):
+            return None
+        if self.parent is None:
+            return blend.start(self.context())
+        parent = self.parent
+        rows = [member.row for member in parent.members] if blend.observes_rows else None
+        return blend.advance(parent.blend_state, self.token, rows, parent.context(self.sequence))
 
     def policy_row(self, sequence: int | None = None) -> Row:
         """The row after the policy's samplers: what a decoder draws from.

@@ -100,6 +100,17 @@ class Tokenizer:
         """The vocabulary entry of an id, as it is spelled there; empty for a padded row."""
         return self._backend.id_to_token(*self._checked([index])) or ""
 
+    def piece(self, index: int) -> bytes | None:
+        """What a token adds to a text, as bytes; None for a special token and an unused id."""
+        spelled = self.token(index)
+        if index in self.special_ids or not spelled:
+            return None
+        if isinstance(self._backend.decoder, decoders.ByteLevel):
+            return _bytes(spelled)
+        if _is_byte(spelled):
+            return bytes([int(spelled[3:5], 16)])
+        return spelled.replace("\u2581", " ").encode()
+
     def token_id(self, token: str) -> int | None:
         """The id of a vocabulary entry, or None."""
         try:

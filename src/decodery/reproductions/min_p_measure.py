@@ -132,9 +132,9 @@ def _stream(seed: int, number: int) -> Stream:
 
 
 def _task(lm: LanguageModel, policy: Policy, prompt: str, tokens: int, stream: Stream) -> Task:
-    ids, text = lm.prompt_tokens(prompt, raw=True)
+    read = lm.read(prompt, raw=True)
     stopping = Stopping(tokens, eos_ids=lm.eos_ids)
-    return Task(policy, ids, stopping, stream, text, lm.tokenizer.decode)
+    return Task(policy, read.tokens, stopping, stream, read.text, lm.tokenizer.decode)
 
 
 def _run(runner: Runner, texts: Sequence[Handle], progress: Progress) -> None:

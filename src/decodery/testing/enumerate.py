@@ -87,7 +87,8 @@ def _grow(node: Node) -> None:
     elif isinstance(source, Blend):
         for member in node.members:
             _grow(member)
-        row = source.combine([member.row for member in node.members], node.context())
+        rows = [member.row for member in node.members]
+        row = source.combine(rows, node.blend_state, node.context())
         node.receive(row, node.members[0].hidden)
     else:
         raise ParameterError(f"{source.name} cannot be enumerated; use tables and blends of them")

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from decodery.core.row import Row
-from decodery.core.sampler import Context, chain
+from decodery.core.sampler import Context, State, chain
 from decodery.core.source import Blend, Grown, Growth, Policy, Source
 from decodery.models.table import TableModel
 from decodery.testing.samplers import Coin, Heat, Shy, Surprised
@@ -117,16 +117,13 @@ class MixtureBlend(Blend):
     """The mean of its members' laws; member i sees `openings[i]` before the prompt."""
 
     def __init__(self, *members: Source, openings: Sequence[Sequence[int]] = ()) -> None:
-        self.members = members
-        self.name = "mixture"
-        self.vocab_size = members[0].vocab_size
-        self.eos_ids = members[0].eos_ids
+        super().__init__("mixture", members)
         self.openings = tuple(map(tuple, openings)) or ((),) * len(members)
 
     def prompts(self, prompt: Sequence[int]) -> Sequence[Sequence[int]]:
         return [(*opening, *prompt) for opening in self.openings]
 
-    def combine(self, rows: Sequence[Row], context: Context) -> Row:
+    def combine(self, rows: Sequence[Row], state: State, context: Context) -> Row:
         return Row.of_probabilities(np.mean([row.dense_probabilities() for row in rows], axis=0))
 
 
