@@ -1,11 +1,12 @@
 """Compiled kernels: C++ compiled for this machine on first use and kept in the cache.
 
 `kernels.cpp` is the Llama family's forward pass; `matrix.h` the linear layers, `attention.h` the
-attention over token trees, `simd.h` the arithmetic. Where there is no compiler, or
-DECODERY_NATIVE=0, `library()` is None and callers use torch's own kernels: the results keep the
-same laws, at another speed. DECODERY_NATIVE=portable leaves this processor's special instructions
-out, as on one that is not known here. The compiled file is keyed by its sources, the compiler, its
-flags and the processor, so a cache shared by several machines stays right.
+attention over token trees, `tiles.cpp` the inner loops of both, `simd.h` the arithmetic. Where
+there is no compiler, or DECODERY_NATIVE=0, `library()` is None and callers use torch's own kernels:
+the results keep the same laws, at another speed. DECODERY_NATIVE=portable leaves this processor's
+special instructions out, as on one that is not known here. The compiled file is keyed by its
+sources, the compiler, its flags and the processor, so a cache shared by several machines stays
+right.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ import shutil
 import subprocess
 import tempfile
 import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,13 +30,11 @@ from decodery.core.errors import DecoderyError, ParameterError
 from decodery.models.cache import cache_folder
 from decodery.models.native.structures import Cache, Forest, Matrix, Stack
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
-SOURCES = (
-    SOURCE,
-    *(SOURCE.with_name(f"{name}.h") for name in ("attention", "crew", "matrix", "simd")),
-)
+FOLDER = Path(__file__).parent
+UNITS = ("kernels.cpp", "tiles.cpp")  # compiled side by side
+HEADERS = ("attention.h", "crew.h", "matrix.h", "simd.h")
 # Sums have one order, and products are fused where the source says so: nothing is left to choice.
-FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-pthread", "-shared", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-pthread", "-fPIC")
 COMPILE_SECONDS = 120.0
 # DECODERY_NATIVE -> more flags; None: no kernels.
 CHOICES: dict[str, tuple[str, ...] | None] = {
@@ -60,7 +62,12 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {  # name -> result and arg
 
 def start() -> None:
     """Begin compiling in the background, where it is not done, for `library()` to find it ready."""
-    threading.Thread(target=library, daemon=True).start()
+
+    def begin() -> None:
+        with suppress(DecoderyError):  # `library()` says it again to whoever asks
+            library()
+
+    threading.Thread(target=begin, daemon=True).start()
 
 
 @cache
@@ -118,7 +125,7 @@ def _compiled(compiler: str, flags: tuple[str, ...]) -> Path:
     version = subprocess.run(
         [compiler, "--version"], capture_output=True, check=True, timeout=COMPILE_SECONDS
     ).stdout
-    sources = (source.read_bytes() for source in SOURCES)
+    sources = ((FOLDER / name).read_bytes() for name in (*UNITS, *HEADERS))
     identity = b"\0".join((*sources, version, _processor(), repr(flags).encode()))
     key = hashlib.sha256(identity).hexdigest()[:24]
     place = cache_folder() / "native" / f"kernels-{key}.so"
@@ -131,14 +138,20 @@ def _compiled(compiler: str, flags: tuple[str, ...]) -> Path:
 def _compile(compiler: str, flags: tuple[str, ...], place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent) as folder:
+        objects = [str(Path(folder) / f"{unit}.o") for unit in UNITS]
+        commands = [
+            (compiler, *flags, "-c", "-o", made, str(FOLDER / unit))
+            for unit, made in zip(UNITS, objects, strict=True)
+        ]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(_run, commands))
         draft = Path(folder) / place.name
-        subprocess.run(
-            [compiler, *flags, "-o", str(draft), str(SOURCE)],
-            capture_output=True,
-            check=True,
-            timeout=COMPILE_SECONDS,
-        )
+        _run((compiler, *flags, "-shared", "-o", str(draft), *objects))
         draft.replace(place)  # atomic: another process sees a whole file or none
+
+
+def _run(command: Sequence[str]) -> None:
+    subprocess.run(command, capture_output=True, check=True, timeout=COMPILE_SECONDS)
 
 
 def _processor() -> bytes:

@@ -215,137 +215,16 @@ Span<float> converted(const Span<Stored>& span, const std::vector<int64_t>& slot
     return result;
 }
 
-// scores [queries, SPAN] of queries against the first `count` keys.
-template <int64_t queries, typename Stored>
-void score(const float* const* query, const Stored* const* keys, int64_t count, int64_t head_dim,
-           float scale, float (*scores)[SPAN]) {
-    for (int64_t start = 0; start < count; start += 4) {
-        const int64_t left = std::min<int64_t>(4, count - start);
-        const Stored* key[4];
-        for (int64_t column = 0; column < 4; ++column)  // a missing key repeats the last
-            key[column] = keys[start + std::min(column, left - 1)];
-        Vector sum[queries][4] = {};
-        for (int64_t at = 0; at < head_dim; at += LANES) {
-            Vector value[queries];
-            for (int64_t row = 0; row < queries; ++row) value[row] = load(query[row] + at);
-            for (int64_t column = 0; column < 4; ++column) {
-                const Vector part = load(key[column] + at);
-                for (int64_t row = 0; row < queries; ++row)
-                    sum[row][column] = multiply_add(value[row], part, sum[row][column]);
-            }
-        }
-        for (int64_t row = 0; row < queries; ++row) {
-            float four[4];
-            sums(sum[row][0], sum[row][1], sum[row][2], sum[row][3], four);
-            for (int64_t column = 0; column < left; ++column)
-                scores[row][start + column] = four[column] * scale;
-        }
-    }
-}
-
-// Scores become weights e^(score - largest), zero outside [from, to).
-inline void weigh(float* scores, int64_t from, int64_t to, int64_t keys, float& largest,
-                  float& total) {
-    for (int64_t at = 0; at < from; ++at) scores[at] = -INFINITY;
-    const int64_t padded = (std::max(keys, to) + LANES - 1) / LANES * LANES;
-    for (int64_t at = to; at < padded; ++at) scores[at] = -INFINITY;
-    Vector top = splat(-INFINITY);
-    for (int64_t at = 0; at < padded; at += LANES) top = maximum(top, load(scores + at));
-    largest = maximum(top);
-    Vector all = splat(0.0f);
-    for (int64_t at = 0; at < padded; at += LANES) {
-        const Vector weight = exponential(load(scores + at) - splat(largest));
-        store(scores + at, weight);
-        all += weight;
-    }
-    total = sum(all);
-}
-
-// The weighted sums of `vectors` vectors of the values, from `start` on.
-template <int64_t queries, int64_t vectors, typename Stored>
-void mix_part(const float (*weights)[SPAN], const Stored* const* values, int64_t from, int64_t to,
-              int64_t start, float* const* result) {
-    Vector sum[queries][vectors] = {};
-    for (int64_t key = from; key < to; ++key) {
-        Vector weight[queries];
-        for (int64_t row = 0; row < queries; ++row) weight[row] = splat(weights[row][key]);
-        for (int64_t at = 0; at < vectors; ++at) {
-            const Vector part = load(values[key] + start + at * LANES);
-            for (int64_t row = 0; row < queries; ++row)
-                sum[row][at] = multiply_add(part, weight[row], sum[row][at]);
-        }
-    }
-    for (int64_t row = 0; row < queries; ++row)
-        for (int64_t at = 0; at < vectors; ++at)
-            store(result[row] + start + at * LANES, sum[row][at]);
-}
-
-template <int64_t queries, typename Stored>
-void mix(const float (*weights)[SPAN], const Stored* const* values, int64_t from, int64_t to,
-         int64_t head_dim, float* const* result) {
-    int64_t start = 0;
-    for (; start + 4 * LANES <= head_dim; start += 4 * LANES)
-        mix_part<queries, 4>(weights, values, from, to, start, result);
-    for (; start < head_dim; start += LANES)
-        mix_part<queries, 1>(weights, values, from, to, start, result);
-}
-
-// One tile of queries over one span: entries[i] with query head heads[i].
-struct Tile {
-    const Entry* entry[QUERIES];
-    const float* query[QUERIES];
-    int64_t place[QUERIES];  // entry number * heads + head, where the sums go
-};
-
-template <int64_t queries, typename Stored>
-void attend_tile(const Tile& tile, const Span<Stored>& span, int64_t head_dim, float scale,
-                 Partials& partials) {
-    alignas(32) float scores[queries][SPAN];
-    int64_t from = SPAN, to = 0;
-    for (int64_t row = 0; row < queries; ++row) {
-        from = std::min(from, tile.entry[row]->from);
-        to = std::max(to, tile.entry[row]->to);
-    }
-    score<queries>(tile.query, span.keys, to, head_dim, scale, scores);
-    float* results[queries];
-    for (int64_t row = 0; row < queries; ++row) {
-        const int64_t place = tile.place[row];
-        weigh(scores[row], tile.entry[row]->from, tile.entry[row]->to, to, partials.largest[place],
-              partials.total[place]);
-        results[row] = partials.values.data() + place * head_dim;
-    }
-    mix<queries>(scores, span.values, from, to, head_dim, results);
-}
-
 struct Heads {
     int64_t query, key, dim;
     int64_t group() const { return query / key; }
 };
 
-// Some nodes of an item, one key head: queries [count, heads.query, heads.dim].
+// Some nodes of an item, one key head: queries [count, heads.query, heads.dim] (tiles.cpp).
 template <typename Stored>
 void attend_task(const Plan& plan, const Task& task, const Heads& heads, int64_t key_head,
                  const float* queries, int64_t stride, const Span<Stored>& span, float scale,
-                 Partials& partials) {
-    const Item& item = plan.items[task.item];
-    const int64_t group = heads.group(), count = (task.end - task.start) * group;
-    for (int64_t start = 0; start < count; start += QUERIES) {
-        const int64_t rows = std::min(QUERIES, count - start);
-        Tile tile;
-        for (int64_t row = 0; row < rows; ++row) {
-            const int64_t at = task.start + (start + row) / group;
-            const int64_t head = key_head * group + (start + row) % group;
-            tile.entry[row] = &item.entries[at];
-            tile.query[row] = queries + item.entries[at].row * stride + head * heads.dim;
-            tile.place[row] = (item.first_entry + at) * heads.query + head;
-        }
-        switch (rows) {
-            case 1: attend_tile<1>(tile, span, heads.dim, scale, partials); break;
-            case 2: attend_tile<2>(tile, span, heads.dim, scale, partials); break;
-            default: attend_tile<3>(tile, span, heads.dim, scale, partials); break;
-        }
-    }
-}
+                 Partials& partials);
 
 // Merges a node's spans in the order of depth and divides: one head's result [head_dim].
 inline void merge_parts(const std::vector<int64_t>& parts, int64_t head, const Partials& partials,
