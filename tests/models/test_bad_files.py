@@ -13,6 +13,7 @@ import os
 import queue
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +92,9 @@ class Loader:
             paths = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
             quiet = {"RUST_BACKTRACE": "0", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
             self._answers = queue.Queue()
+            # A process that is killed cleans up nothing: its temporary files are below ours.
+            self._room = tempfile.TemporaryDirectory()
+            quiet["TMPDIR"] = self._room.name
             self._process = subprocess.Popen(
                 [
                     sys.executable,
@@ -115,6 +119,7 @@ class Loader:
             self._reader.join()
             with self._process:  # closes its pipes, and waits
                 self._process = None
+            self._room.cleanup()
 
 
 def _read(process: subprocess.Popen[str], answers: queue.Queue[str | None]) -> None:
