@@ -7,11 +7,15 @@ import os
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from decodery.models import native
+
+native.start()  # where the kernels are not compiled yet: that takes as long as all that follows
+
 import torch
 
 from decodery.api.language_model import LanguageModel
 from decodery.core.errors import ModelFileError, ParameterError, nearest
-from decodery.models import embedded, native
+from decodery.models import embedded
 from decodery.models.convert import prepared
 from decodery.models.tokenizer import Tokenizer
 from decodery.models.transformer import load_transformer, resolved_weights
@@ -50,8 +54,6 @@ def load(
     if weights not in WEIGHTS:
         raise ParameterError(f"weights is {weights!r}; allowed are {', '.join(WEIGHTS)}")
     place = _device(device)
-    if place == "cpu":
-        native.start()  # the first time it takes seconds, as reading the model does
     folder, name = _folder(model)
     resolved = resolved_weights(folder, weights, place)
     transformer = load_transformer(folder, resolved, place, exact)
