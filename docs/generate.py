@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -148,11 +149,14 @@ def calls(method: Method) -> list[str]:
     if method.card.kind == "scorer":
         return [f'decodery run "Name a bird." --method best_of_n --scorer {method.name}']
     first = next(iter(describe(method.params)), None)
-    given = ""
-    if first is not None and not isinstance(first.default, bool) and first.default:
+    given = named = ""
+    for name, value in (method.card.examples[0] if method.card.examples else {}).items():
+        given += f" --{name.replace('_', '-')} {shlex.quote(str(value))}"
+        named += f", {name}={value!r}"
+    if not given and first is not None and not isinstance(first.default, bool) and first.default:
         given = f" --{first.name.replace('_', '-')} {first.default}"
     flag = f'decodery run "Name a bird." --method {method.name}{given}'
-    return [flag, f'lm.generate("Name a bird.", method="{method.name}")']
+    return [flag, f'lm.generate("Name a bird.", method="{method.name}"{named})']
 
 
 def arguments(values: dict[str, object]) -> str:

@@ -54,5 +54,5 @@ def test_exact_is_exact_at_length(method):
 
 
 def test_there_is_something_to_test():
-    assert {method.card.kind for method in METHODS} == {"sampler", "decoder", "scorer"}
+    assert {method.card.kind for method in METHODS} == {"sampler", "decoder", "blend", "scorer"}
     assert EXACT

@@ -18,14 +18,14 @@ class Script(Decoder):
 
     def __init__(self, body: Body, slots: int) -> None:
         self.body = body
-        self.slots = slots
+        self.room = slots
 
     def decode(self, task: Task) -> Decoding:
         yield from self.body(task)  # type: ignore[misc]
         return []
 
     def footprint(self, prompt_length: int, max_tokens: int) -> int:
-        return self.slots
+        return self.room
 
 
 def drive(

@@ -11,6 +11,7 @@ import inspect
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Optional, Union, get_args, get_origin
 
 import typer
@@ -18,7 +19,7 @@ import typer
 from decodery.api.plan import RunParams
 from decodery.core import registry
 from decodery.core.errors import ParameterError
-from decodery.core.params import ParameterInfo, describe
+from decodery.core.params import ParameterInfo, Parameters, describe
 
 _METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT", list[str]: "LIST"}
 
@@ -56,6 +57,13 @@ def generated_flags() -> dict[str, Flag]:
                 flag.owners.append(method.name)
                 flag.helps.append(_with_default(info))
     return flags
+
+
+def flags_of(params: type[Parameters], panel: str) -> dict[str, Flag]:
+    """The flags of one `Params` class."""
+    return {
+        info.name: Flag(info, panel, ["it"], [_with_default(info)]) for info in describe(params)
+    }
 
 
 def _with_default(info: ParameterInfo) -> str:
@@ -104,7 +112,7 @@ def _parameter(flag: Flag) -> inspect.Parameter:
             help=flag.help(),
             rich_help_panel=flag.panel,
             show_default=False,
-            metavar=_METAVARS.get(kind),
+            metavar="FILE_OR_TEXT" if flag.info.file else _METAVARS.get(kind),
         ),
         annotation=Optional[kind],  # noqa: UP045  (typer reads the old spelling everywhere)
     )
@@ -133,6 +141,8 @@ def _value(info: ParameterInfo, given: Any) -> Any:
     """A list flag may be repeated, and holds commas where its entries are numbers or names."""
     if info.default is True and isinstance(given, bool):
         return not given  # the flag is --no-..., and giving it turns the parameter off
+    if info.file:
+        return _text_or_file(info.name, given)
     if not isinstance(given, list):
         return given
     entry = _entry_type(info.type)
@@ -140,6 +150,20 @@ def _value(info: ParameterInfo, given: Any) -> Any:
         return tuple(given)  # a stop string may hold commas
     parts = [part.strip() for item in given for part in item.split(",")]
     return tuple(_number(info.name, part, entry) for part in parts)
+
+
+def _text_or_file(name: str, given: str) -> str:
+    """The content of the file that `given` names, or `given` itself where there is no such file."""
+    try:
+        named = Path(given).is_file()
+    except OSError:  # too long for a name
+        named = False
+    if not named:
+        return given
+    try:
+        return Path(given).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ParameterError(f"{name}: the file {given} cannot be read: {error}") from None
 
 
 def _entry_type(annotation: Any) -> Any:

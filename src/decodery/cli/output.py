@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+_LONGEST_VALUE = 80  # characters of a text among the parameters of a run
+
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -43,8 +45,20 @@ def parameters_line(parameters: Mapping[str, Mapping[str, Any]]) -> str:
         if item["from"] == "default" and item["value"] in (None, [], False):
             continue
         origin = "" if item["from"] in ("default", "user") else f" ({item['from']})"
-        shown.append(f"{name}={item['value']}{origin}")
+        shown.append(f"{name}={_short(item['value'])}{origin}")
     return ", ".join(shown)
+
+
+def _short(value: Any) -> Any:
+    """A value as it can stand in a line: a text of several lines as one, and not all of a long one.
+
+    >>> _short("two\\n lines")
+    'two lines'
+    """
+    if not isinstance(value, str):
+        return value
+    line = " ".join(value.split())
+    return line if len(line) <= _LONGEST_VALUE else f"{line[: _LONGEST_VALUE - 3]}..."
 
 
 def table(*columns: str, title: str | None = None) -> Table:

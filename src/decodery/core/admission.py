@@ -8,6 +8,5 @@ from decodery.core.source import Model
 
 def needs(decoder: Decoder, task: Task) -> dict[Model, int]:
     """The slots of every model that the request may need; members have prompts of their own."""
-    source = task.policy.source
-    source.check_prompt(task.prompt, task.stopping.max_tokens)
-    return source.slots(task, task.prompt, decoder.footprint)
+    task.policy.source.check_prompt(task.prompt, task.stopping.max_tokens)
+    return decoder.slots(task)

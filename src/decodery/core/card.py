@@ -62,6 +62,8 @@ class Card:
     calls_per_token: str = "1"
     place: int = 50  # a sampler's place in the default chain, lower first (docs/samplers.md)
     reductions: tuple[Reduction, ...] = ()
+    decoder: str | None = None  # a blend's own decoder, for runs that name none; None is sample
+    examples: tuple[dict[str, Any], ...] = ()  # to show and to try, where a value must be given
     inert: tuple[str, ...] = ()  # parameters that change the cost or the report, never the law
     deviations: tuple[str, ...] = ()
     notes: str = ""

@@ -15,7 +15,7 @@ from decodery.core.errors import ParameterError
 from decodery.core.language import Message
 from decodery.core.requests import Request
 from decodery.core.rng import Stream
-from decodery.core.source import Policy
+from decodery.core.source import Model, Policy
 from decodery.core.stopping import FinishReason, Stopping
 from decodery.core.tree import Node
 
@@ -92,6 +92,14 @@ class Decoder(ABC):
         The runner reserves them before the first forward, so a cache never fills half way.
         """
         return prompt_length + max_tokens
+
+    def slots(self, task: Task) -> dict[Model, int]:
+        """The most cache slots of each model that the task may need.
+
+        A decoder that plants trees of other prompts than the task's says so here, and raises what
+        speaks against them.
+        """
+        return task.policy.source.slots(task, task.prompt, self.footprint)
 
 
 def completion(tip: Node, reason: FinishReason, **known: Any) -> Completion:

@@ -1,16 +1,44 @@
 """What the tokens of a source mean: text, and which bytes each stands for.
 
 Blends write prompts of their own through it, samplers read what a token looks like. A source
-without a language, such as a table, has tokens that are numbers.
+without a language, such as a table, has tokens that are numbers. A `Matcher` is a place in a
+grammar over such tokens.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from decodery.core.errors import ParameterError
 
 Message = Mapping[str, Any]
+GrammarKind = Literal["json_schema", "regex", "grammar"]
+
+
+class Matcher(ABC):
+    """A place in a grammar: the text so far is a beginning of one of its texts.
+
+    Immutable: `after` gives the place behind a token and leaves this one as it was.
+    """
+
+    @property
+    @abstractmethod
+    def allowed(self) -> npt.NDArray[np.bool_]:
+        """The tokens [vocab_size] after which the text is still a beginning; a new array."""
+
+    @property
+    @abstractmethod
+    def complete(self) -> bool:
+        """Whether the text so far is a whole text of the grammar."""
+
+    @abstractmethod
+    def after(self, token: int) -> Matcher | None:
+        """The place behind `token`; None where no text of the grammar goes on like that."""
 
 
 class Language(ABC):
@@ -43,3 +71,10 @@ class Language(ABC):
     @abstractmethod
     def same_as(self, other: Language) -> bool:
         """Whether every token id means the same in both."""
+
+    def matcher(self, kind: GrammarKind, text: str) -> Matcher:
+        """The beginning of a grammar: a JSON schema, a regular expression, or a Lark grammar.
+
+        Raises `ParameterError` where it is not one, `MissingPackageError` without the engine.
+        """
+        raise ParameterError(f"{kind} needs a tokenizer that has a grammar engine")

@@ -39,8 +39,15 @@ def parameter(
     le: float | None = None,
     lt: float | None = None,
     max_length: int | None = None,
+    file: bool = False,
 ) -> Any:
-    """A field: default (none means required), one line of help, unit, and range."""
+    """A field: default (none means required), one line of help, unit, and range.
+
+    With `file` the command line takes a text or the name of a file that holds it.
+    """
+    extra: dict[str, Any] = {"unit": unit} if unit else {}
+    if file:
+        extra["file"] = True
     return Field(
         default,
         description=help,
@@ -49,7 +56,7 @@ def parameter(
         le=le,
         lt=lt,
         max_length=max_length,
-        json_schema_extra={"unit": unit} if unit else None,
+        json_schema_extra=extra or None,
     )
 
 
@@ -64,6 +71,7 @@ class ParameterInfo:
     help: str
     unit: str | None
     allowed: str
+    file: bool = False
 
 
 def describe(params: type[Parameters]) -> list[ParameterInfo]:
@@ -81,6 +89,7 @@ def describe(params: type[Parameters]) -> list[ParameterInfo]:
                 help=info.description or "",
                 unit=extra.get("unit"),
                 allowed=_allowed(info.annotation, info.metadata),
+                file=bool(extra.get("file")),
             )
         )
     return described

@@ -34,7 +34,8 @@ class Source(ABC):
     """Something with a vocabulary that tells the law of the next token.
 
     `context_length` is the longest path in tokens, prompt included; None means unbounded.
-    `language` is what its tokens mean, None where they are numbers and no more.
+    `language` is what its tokens mean, None where they are numbers and no more. `depth` is how many
+    layers it has, None where it has none.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Source(ABC):
     eos_ids: frozenset[int] = frozenset()
     context_length: int | None = None
     language: Language | None = None
+    depth: int | None = None
 
     def part(self, name: str, file: str | None = None) -> Mapping[str, npt.NDArray[np.floating]]:
         """The tensors of something trained for this source: a file's, or those that come with it.
@@ -49,6 +51,13 @@ class Source(ABC):
         Raises `ParameterError` where there is nothing of that name.
         """
         raise ParameterError(f"nothing called {name} was trained for {self.name}")
+
+    def exit(self, layer: int) -> Source:
+        """What the source would say after its first `layer` layers, of `depth` in all, as a source.
+
+        Raises `ParameterError` where there is no such layer to leave it at.
+        """
+        raise ParameterError(f"{self.name} has no layers that could be left early")
 
     def prepare(self, task: Task) -> Generator[Requests, Any, Source]:
         """What has to be decoded before the task itself; returns the source the task is run with.

@@ -248,6 +248,16 @@ class Node:
     def has_row(self) -> bool:
         return self._row is not None
 
+    def replace_row(self, row: Row) -> None:
+        """Put `row` in the place of the source's: for a decoder that reads several nodes together.
+
+        The policy's samplers see it as what the source said, and states that observe rows do too;
+        so it comes before any child is made.
+        """
+        if self._row is None or self.children:
+            raise TreeError(f"{self!r} has no row to replace, or children that came from it")
+        self._row, self._policy_row, self._noisy_row = row, None, None
+
     def release_row(self) -> None:
         """Let go of this node's row, after the children took what their states need of it."""
         for child in self.children:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from decodery.core.errors import ParameterError
-from decodery.core.language import Language, Message
+from decodery.core.language import GrammarKind, Language, Matcher, Message
 from decodery.models.chat import render
+from decodery.models.grammar import GrammarEngine
 from decodery.models.tokenizer import Tokenizer
 
 
@@ -49,6 +50,14 @@ class TokenizerLanguage(Language):
 
     def same_as(self, other: Language) -> bool:
         return self is other or self.pieces() == other.pieces()
+
+    def matcher(self, kind: GrammarKind, text: str) -> Matcher:
+        return self._engine.begin(kind, text)
+
+    @cached_property
+    def _engine(self) -> GrammarEngine:
+        names = {index: self.tokenizer.token(index) for index in self.tokenizer.special_ids}
+        return GrammarEngine(self.pieces(), names)
 
     @cached_property
     def _pieces(self) -> tuple[bytes | None, ...]:

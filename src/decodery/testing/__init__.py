@@ -2,6 +2,7 @@
 
 from decodery.testing.enumerate import Law, decoder_law, enumerate_law
 from decodery.testing.laws import (
+    check_blend,
     check_card,
     check_decoder,
     check_guarantee,
@@ -32,6 +33,7 @@ __all__ = [
     "MixtureBlend",
     "TableModel",
     "WatchedTable",
+    "check_blend",
     "check_card",
     "check_decoder",
     "check_guarantee",

@@ -5,7 +5,7 @@
 
 A check raises `LawBroken` (an `AssertionError`) with one line that says which law is broken and
 where. `check_method` looks at the card, the parameters and the parts built from a few settings;
-`check_sampler`, `check_decoder` and `check_scorer` look at one part.
+`check_sampler`, `check_decoder`, `check_blend` and `check_scorer` look at one part.
 """
 
 from __future__ import annotations
@@ -19,13 +19,21 @@ from decodery.core.decoder import Decoder
 from decodery.core.errors import DecoderyError
 from decodery.core.sampler import Sampler
 from decodery.core.scorer import Scorer
-from decodery.testing import decoder_laws, parameter_laws, sampler_laws, scorer_laws
+from decodery.core.source import Recipe
+from decodery.testing import blend_laws, decoder_laws, parameter_laws, sampler_laws, scorer_laws
 from decodery.testing.observe import LawBroken, require
+from decodery.testing.toys import bound
 
-BASES: dict[str, type] = {"sampler": Sampler, "decoder": Decoder, "scorer": Scorer}
+BASES: dict[str, type] = {
+    "sampler": Sampler,
+    "decoder": Decoder,
+    "blend": Recipe,
+    "scorer": Scorer,
+}
 LAWS: dict[str, tuple[Callable[[str, Any], None], ...]] = {
     "sampler": sampler_laws.SAMPLER_LAWS,
     "decoder": decoder_laws.DECODER_LAWS,
+    "blend": blend_laws.BLEND_LAWS,
     "scorer": scorer_laws.SCORER_LAWS,
 }
 
@@ -42,6 +50,11 @@ def check_decoder(decoder: Decoder, name: str = "", *, exact: bool = False) -> N
         decoder_laws.follows_the_policy(name or type(decoder).__name__, decoder)
 
 
+def check_blend(recipe: Recipe, name: str = "") -> None:
+    """Hold a blend's recipe to every law of blends."""
+    _check_part(recipe, name, "blend")
+
+
 def check_scorer(scorer: Scorer, name: str = "") -> None:
     """Hold a scorer to every law of scorers."""
     _check_part(scorer, name, "scorer")
@@ -49,7 +62,7 @@ def check_scorer(scorer: Scorer, name: str = "") -> None:
 
 def _check_part(part: Any, name: str, kind: str) -> None:
     for law in LAWS[kind]:
-        law(name or type(part).__name__, part)
+        law(name or type(part).__name__, bound(part))
 
 
 def check_method(method: Method, values: Mapping[str, Any] | None = None) -> None:
@@ -81,7 +94,7 @@ def settings(method: Method, values: Mapping[str, Any] | None = None) -> list[tu
     built: list[tuple[str, Any]] = []
     for chosen in parameter_laws.variants(method, fixed):
         shown = ", ".join(f"{key}={value!r}" for key, value in chosen.items())
-        built.append((f"{method.name}({shown})", method(**chosen)))
+        built.append((f"{method.name}({shown})", bound(method(**chosen))))
     return built
 
 
@@ -112,9 +125,11 @@ def check_parameters(method: Method, values: Mapping[str, Any] | None = None) ->
 
 def _behaviour(method: Method) -> Callable[[Any], Any]:
     if method.card.kind == "sampler":
-        return lambda part: sampler_laws.behaviour(method.name, part)
+        return lambda part: sampler_laws.behaviour(method.name, bound(part))
     if method.card.kind == "decoder":
         return decoder_laws.behaviour
+    if method.card.kind == "blend":
+        return lambda part: blend_laws.behaviour(method.name, part)
     return lambda part: scorer_laws.behaviour(method.name, part)
 
 
@@ -135,7 +150,10 @@ def _check_reduction(method: Method, reduction: Reduction, fixed: dict[str, Any]
     except DecoderyError as error:
         raise LawBroken(f"{method.name}: {claim} cannot be built: {error}") from error
     if method.card.kind == "sampler":
-        sampler_laws.equals_sampler(method.name, part, other, claim)
+        sampler_laws.equals_sampler(method.name, bound(part), other, claim)
+        return
+    if method.card.kind == "blend":
+        blend_laws.equals_blend(method.name, part, other, claim)
         return
     if other is None:
         raise LawBroken(f"{method.name}: a {method.card.kind} has no identity to reduce to")

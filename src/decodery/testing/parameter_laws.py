@@ -17,6 +17,7 @@ from decodery.core.card import Method
 from decodery.core.errors import DecoderyError, ParameterError
 from decodery.core.params import describe
 from decodery.testing.observe import LawBroken, fingerprint, require
+from decodery.testing.toys import bound as bound_to_a_source
 
 Values = dict[str, Any]
 
@@ -36,8 +37,10 @@ def limits(method: Method, name: str) -> dict[str, float]:
 
 
 def fixed_values(method: Method, given: Mapping[str, Any] | None = None) -> Values:
-    """Values for the required parameters: as given, or the first that fits their type."""
-    values = dict(given or {})
+    """Values for the required parameters: as given, of the card's first example, or the first that
+    fits their type."""
+    examples = method.card.examples
+    values = {**(examples[0] if examples else {}), **(given or {})}
     for info in describe(method.params):
         if info.required and info.name not in values:
             fitting = legal_values(method, info.name, values)
@@ -52,6 +55,7 @@ def legal_values(method: Method, name: str, others: Mapping[str, Any]) -> list[A
     info = method.params.model_fields[name]
     bounds = limits(method, name)
     tried = [] if info.is_required() else [info.default]
+    tried += [example[name] for example in method.card.examples if name in example]
     tried += _of_type(info.annotation, bounds)
     legal: list[Any] = []
     for value in tried:
@@ -70,7 +74,7 @@ def _fits(method: Method, name: str, value: Any, others: Mapping[str, Any]) -> b
     if required:  # it cannot be built yet: ask the field alone
         return _field_takes(method, name, value)
     try:
-        method(**{**others, name: value})
+        bound_to_a_source(method(**{**others, name: value}))
     except DecoderyError:
         return False
     return True

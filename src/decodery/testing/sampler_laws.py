@@ -18,6 +18,7 @@ from decodery.core.row import Row
 from decodery.core.sampler import Context, Sampler, State
 from decodery.testing.observe import LawBroken, fingerprint, require, without_global_randomness
 from decodery.testing.tables import KINDS, Dtype, random_row
+from decodery.testing.toys import WIDTH
 
 STEPS = 5
 _STREAM = Stream(0)
@@ -68,9 +69,10 @@ def walk(
 ) -> Iterator[Place]:
     """Places along one random path. Rows and tokens do not depend on what the sampler answers."""
     generator = np.random.default_rng([seed, vocab_size])
+    states = np.random.default_rng([seed, vocab_size, 1])  # rows are the same with or without them
     tokens = generator.integers(vocab_size, size=4).tolist()
     context = Context(
-        tokens, len(tokens), frozenset({vocab_size - 1}), _hidden(sampler, generator), stream
+        tokens, len(tokens), frozenset({vocab_size - 1}), _hidden(sampler, states), stream
     )
     state = sampler.start(context)
     for step in range(steps):
@@ -84,12 +86,12 @@ def walk(
         yield place
         token = row.draw(generator.random())
         state = advance(name, sampler, place, token)
-        hidden = _hidden(sampler, generator)
+        hidden = _hidden(sampler, states)
         context = replace(context, tokens=[*context.tokens, token], hidden=hidden)
 
 
 def _hidden(sampler: Sampler, generator: np.random.Generator) -> Any:
-    return generator.normal(size=8) if sampler.needs_hidden else None
+    return generator.normal(size=WIDTH) if sampler.needs_hidden else None
 
 
 def refuses(sampler: Sampler, place: Place) -> bool:

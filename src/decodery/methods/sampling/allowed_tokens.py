@@ -57,6 +57,10 @@ class AllowedTokens(Sampler):
         """The tokens as an array."""
         return np.array(self.tokens, dtype=np.intp)
 
+    @property
+    def most_tokens(self) -> int | None:  # type: ignore[override]
+        return len(self.tokens) or None
+
     def apply(self, row: Row, state: State, context: Context) -> Row:
         if not self.tokens:
             return row

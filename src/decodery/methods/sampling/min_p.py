@@ -72,6 +72,10 @@ class MinP(Sampler):
     min_p: float = 0.05
     keep: int = 1
 
+    @property
+    def truncates(self) -> bool:  # type: ignore[override]
+        return self.min_p > 0
+
     def apply(self, row: Row, state: State, context: Context) -> Row:
         if self.min_p == 0 or self.keep >= len(row):
             return row

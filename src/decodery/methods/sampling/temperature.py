@@ -54,6 +54,14 @@ class Temperature(Sampler):
     keeps_argmax: ClassVar[bool] = True
     temperature: float = 1.0
 
+    @property
+    def tempers(self) -> bool:  # type: ignore[override]
+        return self.temperature != 1
+
+    @property
+    def most_tokens(self) -> int | None:  # type: ignore[override]
+        return 1 if self.temperature == 0 else None
+
     def apply(self, row: Row, state: State, context: Context) -> Row:
         if self.temperature == 1:
             return row

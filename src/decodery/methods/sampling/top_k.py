@@ -52,6 +52,14 @@ class TopK(Sampler):
     keeps_argmax: ClassVar[bool] = True
     top_k: int = 50
 
+    @property
+    def truncates(self) -> bool:  # type: ignore[override]
+        return self.top_k > 0
+
+    @property
+    def most_tokens(self) -> int | None:  # type: ignore[override]
+        return self.top_k or None
+
     def apply(self, row: Row, state: State, context: Context) -> Row:
         if self.top_k == 0 or self.top_k >= len(row):
             return row

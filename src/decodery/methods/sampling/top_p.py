@@ -59,6 +59,10 @@ class TopP(Sampler):
     keeps_argmax: ClassVar[bool] = True
     top_p: float = 0.95
 
+    @property
+    def truncates(self) -> bool:  # type: ignore[override]
+        return self.top_p < 1
+
     def apply(self, row: Row, state: State, context: Context) -> Row:
         if self.top_p == 1:
             return row

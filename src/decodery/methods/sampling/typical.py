@@ -60,6 +60,10 @@ class Typical(Sampler):
 
     mass: float = 0.95
 
+    @property
+    def truncates(self) -> bool:  # type: ignore[override]
+        return self.mass < 1
+
     def apply(self, row: Row, state: State, context: Context) -> Row:
         if self.mass == 1:
             return row
