@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from decodery.api.generation import Event, Generation, Sample
     from decodery.api.language_model import LanguageModel, generate, stream
     from decodery.api.load import load
+    from decodery.api.transformers_bridge import as_logits_processor
+    from decodery.api.transformers_processors import from_logits_processor
 
 try:
     __version__ = version("decodery")
@@ -55,6 +57,14 @@ _LAZY = {
     "Generation": "decodery.api.generation",
     "Sample": "decodery.api.generation",
     "Event": "decodery.api.generation",
+    "as_logits_processor": "decodery.api.transformers_bridge",
+    "from_logits_processor": "decodery.api.transformers_processors",
+    "Integrative": "decodery.methods.blending.integrative",
+    "Baco": "decodery.methods.blending.baco",
+    "Cfg": "decodery.methods.blending.cfg",
+    "Contrastive": "decodery.methods.blending.contrastive",
+    "Dola": "decodery.methods.blending.dola",
+    "Mpg": "decodery.methods.blending.mpg",
 }
 
 __all__ = [
@@ -67,7 +77,9 @@ __all__ = [
     "Sample",
     "Trace",
     "all_methods",
+    "as_logits_processor",
     "chain",
+    "from_logits_processor",
     "generate",
     "load",
     "stream",

@@ -54,7 +54,7 @@ class RunParams(Parameters):
         (), help="Names of the samplers in the order to apply them; default: by their place."
     )
     blend: str | None = parameter(
-        None, help="Decode from this blend over the model; `--method BLEND` samples from it."
+        None, help="Decode from this blend over the model; `--method BLEND` does so by itself."
     )
     cache_salt: str | None = parameter(
         None,
@@ -108,7 +108,7 @@ def make_plan(
     blend_values = _own(blend, rest)
     chosen = _assign(rest, [item for item in (decoder_method, blend) if item], samplers)
     origin: Origin = "user"
-    if method is None and not chosen and recommended:
+    if method is None and blend is None and not chosen and recommended:
         chosen = _assign(dict(recommended), [], [])
         origin = "model"
     order = _ordered(chosen, run.sampler_order)
@@ -146,7 +146,7 @@ def _parts(
     source = None if blend is None else registry.get(blend, "blend")
     if isinstance(method, Decoder):
         return None, source, []
-    found = registry.get(method or DEFAULT_DECODER)
+    found = registry.get(method or _own_decoder(source))
     if found.card.kind == "decoder":
         return found, source, []
     if found.card.kind == "sampler":
@@ -157,11 +157,16 @@ def _parts(
                 f"method {found.name} and blend {source.name} are both blends; name one, and a"
                 " decoder or a sampler as the method"
             )
-        return registry.get(DEFAULT_DECODER), found, []
+        return registry.get(_own_decoder(found)), found, []
     raise ParameterError(
         f"{found.name} is a {found.card.kind} and cannot decode alone; name a decoder or a sampler"
         f" (for a scorer: method best_of_n with scorer={found.name})"
     )
+
+
+def _own_decoder(blend: Method | None) -> str:
+    """What decodes when the run names no decoder."""
+    return DEFAULT_DECODER if blend is None else blend.card.decoder or DEFAULT_DECODER
 
 
 def _own(method: Method | None, rest: dict[str, Any]) -> dict[str, Any]:

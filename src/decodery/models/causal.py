@@ -13,6 +13,7 @@ thread or two: every operation works row by row, the linear backends included (`
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -65,17 +66,23 @@ class CausalModel(Model):
     ) -> None:
         if cache_tokens is not None and cache_tokens < 1:
             raise ParameterError(f"cache_tokens {cache_tokens} is below 1")
-        self.transformer = transformer
         self.name = name
         self.vocab_size = transformer.vocab_size
         self.context_length = transformer.context_length
         self.eos_ids = eos_ids
-        self.capacity = cache_tokens or max(16384, 2 * transformer.context_length)
+        capacity = cache_tokens or max(16384, 2 * transformer.context_length)
+        self._run_on(transformer, capacity, prefix_cache)
+
+    def _run_on(self, transformer: Transformer, capacity: int, prefix_cache: bool) -> None:
+        """Take this transformer, with a cache of its own for all of its layers."""
+        self.transformer = transformer
+        self.capacity = capacity
+        self.reserved = 0
         self.cache = SlotCache(
             layers=len(transformer.layers),
             kv_heads=transformer.kv_heads,
             head_dim=transformer.head_dim,
-            slots=self.capacity,
+            slots=capacity,
             dtype=transformer.cache_dtype,
             device=str(transformer.device),
             scratch=scratch_slots(transformer),
@@ -83,8 +90,32 @@ class CausalModel(Model):
         self.graphs = graphs_for(transformer, self.cache)  # None but on CUDA
         self.prefixes = PrefixCache(self.cache, chunk=PROMPT_CHUNK, enabled=prefix_cache)
         self._turn = threading.Lock()
+        self._exits: dict[int, CausalModel] = {}
 
     # -- the source ------------------------------------------------------------------------------
+
+    @property
+    def depth(self) -> int:  # type: ignore[override]
+        return len(self.transformer.layers)
+
+    def exit(self, layer: int) -> CausalModel:
+        """This model left after its first `layer` layers: same weights, last norm and head.
+
+        It has a cache of its own, and is made once: requests that leave at one layer share it.
+        Raises `ParameterError` outside 1..depth, and for a model that cannot be left early.
+        """
+        if not 1 <= layer <= self.depth:
+            raise ParameterError(
+                f"{self.name} has {self.depth} layers to leave it at; allowed is 1..{self.depth},"
+                f" not {layer}"
+            )
+        with self._turn:
+            if layer not in self._exits:
+                early = copy.copy(self)
+                early.name = f"{self.name} after layer {layer}"
+                early._run_on(self.transformer.exit(layer), self.cache.slots, self.prefixes.enabled)
+                self._exits[layer] = early
+            return self._exits[layer]
 
     @torch.inference_mode()
     def forward(self, growths: Sequence[Growth]) -> list[Grown]:

@@ -13,7 +13,9 @@ prompt was cut.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 
 import torch
@@ -24,7 +26,12 @@ from decodery.models import native
 from decodery.models.architecture import Architecture
 from decodery.models.attention import Clump
 from decodery.models.codes import Codes, concatenated
-from decodery.models.llama import expected_shapes, ignored_names, layer_prefix
+from decodery.models.llama import (
+    expected_shapes,
+    ignored_names,
+    layer_prefix,
+    parameter_count,
+)
 from decodery.models.native import structures
 from decodery.models.packed import PackedMatrix, library
 from decodery.models.rope import Rope
@@ -68,13 +75,13 @@ class CompiledTransformer:
             LayerAttention(layer.window, architecture.attention_scale, softcap=None)
             for layer in architecture.layers
         )
-        expected = expected_shapes(architecture)
-        check_shapes(tensors, expected, ignored=ignored_names(architecture))
-        self.parameters = sum(torch.Size(shape).numel() for shape in expected.values())
+        check_shapes(tensors, expected_shapes(architecture), ignored=ignored_names(architecture))
+        self.parameters = parameter_count(architecture)
         builder = _Builder(architecture, tensors, dtype, use_codes)
         self._stack = builder.stack()
         self._head = builder.head
         self._kept = builder.kept  # what the structures point to
+        self._whole: CompiledTransformer | None = None  # of a view: the one it is a view of
         self.weight_bytes = sum(item.nbytes for item in self._kept)
         plain = dtype == torch.float32 and not builder.has_codes
         self.cache_dtype = torch.float32 if plain else torch.float16
@@ -110,6 +117,17 @@ class CompiledTransformer:
         logits = self._head(hidden)
         cap = self.architecture.logit_softcap
         return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    def exit(self, layer: int) -> CompiledTransformer:
+        """A view of the first `layer` layers with the same norm and head; weights are shared."""
+        early = copy.copy(self)
+        early.architecture = replace(self.architecture, layers=self.architecture.layers[:layer])
+        early.layers = self.layers[:layer]
+        early.parameters = parameter_count(early.architecture)
+        early._stack = structures.Stack.from_buffer_copy(self._stack)
+        early._stack.count = layer
+        early._whole = self  # a copied structure does not keep alive what it points to
+        return early
 
 
 def _flat(clumps: Sequence[Clump]) -> dict[str, Tensor]:

@@ -24,7 +24,8 @@ from typing import Any, NoReturn, Protocol
 import torch
 from torch import Tensor, nn
 
-from decodery.core.errors import ModelFileError
+from decodery.core.errors import ModelFileError, ParameterError
+from decodery.models.architecture import MODEL_TYPES
 from decodery.models.bounds import SPARE_BYTES, shown
 from decodery.models.transformer import Attend, LayerAttention
 from decodery.models.weights import read_header, safetensors_files
@@ -127,6 +128,13 @@ class ForeignTransformer:
     def logits(self, hidden: Tensor) -> Tensor:
         """[m, width] -> float32 [m, vocab_size], the head's scaling and capping included."""
         return self._head(inputs_embeds=hidden[None], use_cache=False).logits[0].float()
+
+    def exit(self, layer: int) -> NoReturn:
+        """Refused: which of its parts come after the last layer is not known."""
+        raise ParameterError(
+            "a model that runs through transformers' forward cannot be left early;"
+            f" use a {', '.join(MODEL_TYPES[:-1])} or {MODEL_TYPES[-1]} model"
+        )
 
 
 @dataclass

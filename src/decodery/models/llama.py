@@ -14,8 +14,9 @@ state is the same, bit for bit, in any batch, as far as `attend` keeps to that t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -90,9 +91,8 @@ class LlamaTransformer:
             LayerAttention(layer.window, architecture.attention_scale, softcap=None)
             for layer in architecture.layers
         )
-        expected = expected_shapes(architecture)
-        check_shapes(tensors, expected, ignored=ignored_names(architecture))
-        self.parameters = sum(torch.Size(shape).numel() for shape in expected.values())
+        check_shapes(tensors, expected_shapes(architecture), ignored=ignored_names(architecture))
+        self.parameters = parameter_count(architecture)
 
         loader = _Loader(architecture, tensors, dtype, self.device)
         self._embedding = loader.tensor("model.embed_tokens.weight")
@@ -130,6 +130,15 @@ class LlamaTransformer:
         cap = self.architecture.logit_softcap
         return logits.float() if cap is None else (torch.tanh(logits / cap) * cap).float()
 
+    def exit(self, layer: int) -> LlamaTransformer:
+        """A view of the first `layer` layers with the same norm and head; weights are shared."""
+        early = copy.copy(self)
+        early.architecture = replace(self.architecture, layers=self.architecture.layers[:layer])
+        early.layers = self.layers[:layer]
+        early.parameters = parameter_count(early.architecture)
+        early._layers = self._layers[:layer]
+        return early
+
     def _attention(
         self, index: int, layer: Layer, x: Tensor, turn: Rotation | None, attend: AttendLayer
     ) -> Tensor:
@@ -163,6 +172,11 @@ def expected_shapes(architecture: Architecture) -> dict[str, Shape]:
     for index in range(len(architecture.layers)):
         shapes |= {f"{layer_prefix(index)}{name}": shape for name, shape in layer.items()}
     return shapes
+
+
+def parameter_count(architecture: Architecture) -> int:
+    """The number of trained weights; a tied head counts once."""
+    return sum(torch.Size(shape).numel() for shape in expected_shapes(architecture).values())
 
 
 def _layer_shapes(architecture: Architecture) -> dict[str, Shape]:

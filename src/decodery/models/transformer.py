@@ -126,12 +126,24 @@ class Transformer(Protocol):
         """[m, width] -> float32 [m, vocab_size], before any sampler."""
         ...
 
+    def exit(self, layer: int) -> Transformer:
+        """The same weights without the layers after the first `layer`, 1 to all of them.
 
-def load_transformer(folder: Path, weights: str, device: str, exact: bool = False) -> Transformer:
+        What these make goes through the last norm and the head. Raises `ParameterError` for a
+        transformer that cannot be left early.
+        """
+        ...
+
+
+def load_transformer(
+    folder: Path, weights: str, device: str, exact: bool = False, adapter: Path | None = None
+) -> Transformer:
     """Loads a folder in the Hugging Face layout (config.json, weights in files or in a GGUF file).
 
     `weights` is codes (as the GGUF file has them), int4 or int8 (quantised here), bf16 or float32.
-    `exact` asks for rows that are bitwise independent of the batch. Raises `ModelFileError` when a
+    `exact` asks for rows that are bitwise independent of the batch. `adapter` is the folder of a
+    low-rank adapter that is merged into the weights; matrices that are codes and that it adds to
+    are quantised again, in 8 bits. Raises `ModelFileError` when a
     file is missing, corrupt, or of an architecture that cannot be decoded faithfully, and
     `ParameterError` for a combination that no backend has. Nothing is unpickled, no code of the
     folder runs, nothing is downloaded.
@@ -144,7 +156,7 @@ def load_transformer(folder: Path, weights: str, device: str, exact: bool = Fals
     _refuse_impossible(weights, kind)
     dtype = torch.bfloat16 if weights == "bf16" else torch.float32
     if config.get("model_type") not in MODEL_TYPES:
-        _refuse_foreign(folder, config, weights, exact)
+        _refuse_foreign(folder, config, weights, exact, adapter)
         _refuse_absurd(folder / "config.json", config)
         from decodery.models.foreign import (
             ForeignTransformer,
@@ -152,6 +164,7 @@ def load_transformer(folder: Path, weights: str, device: str, exact: bool = Fals
 
         return ForeignTransformer.load(folder, dtype, device)
 
+    from decodery.models.adapters import AdaptedWeights, read_adapter
     from decodery.models.compiled import CompiledTransformer, can_compile
     from decodery.models.llama import LlamaTransformer
     from decodery.models.quantised_weights import QuantisedWeights
@@ -163,7 +176,8 @@ def load_transformer(folder: Path, weights: str, device: str, exact: bool = Fals
         _refuse_inexact(weights, kind)
     with open_weights(folder) as store:
         bits = _BITS.get(weights)
-        tensors = store if bits is None else QuantisedWeights(store, bits)
+        merged = store if adapter is None else AdaptedWeights(store, read_adapter(adapter))
+        tensors = merged if bits is None else QuantisedWeights(merged, bits)
         if compiled:
             use_codes = weights in ("codes", *_BITS)
             return CompiledTransformer(architecture, tensors, dtype, use_codes=use_codes)
@@ -214,7 +228,9 @@ def _refuse_inexact(weights: str, device: str) -> None:
         )
 
 
-def _refuse_foreign(folder: Path, config: dict[str, Any], weights: str, exact: bool) -> None:
+def _refuse_foreign(
+    folder: Path, config: dict[str, Any], weights: str, exact: bool, adapter: Path | None
+) -> None:
     name = (
         f"{folder}: model type {shown(config.get('model_type'))} runs through transformers' forward"
     )
@@ -222,6 +238,8 @@ def _refuse_foreign(folder: Path, config: dict[str, Any], weights: str, exact: b
         raise ParameterError(f"{name}, which has no {weights} weights; use auto, bf16 or float32")
     if exact:
         raise ParameterError(f"{name}, whose rows depend on the batch; leave exact out")
+    if adapter is not None:
+        raise ParameterError(f"{name}, into which no adapter is merged; merge {adapter} before")
 
 
 def _refuse_absurd(path: Path, config: dict[str, Any]) -> None:

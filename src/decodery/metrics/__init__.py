@@ -1,0 +1,1 @@
+"""Metrics: pure functions from texts, tokens and reports to numbers."""
