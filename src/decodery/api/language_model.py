@@ -6,9 +6,12 @@ policy for `decodery.generate` and `decodery.stream`, which take any policy whos
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
 
 from decodery.api.generation import Generation, TextEvents, sample
 from decodery.api.plan import DEFAULT_MAX_TOKENS, Effective, Plan, make_plan, refuse_idle
@@ -24,6 +27,7 @@ from decodery.core.trace import Trace
 from decodery.models.causal import CausalModel
 from decodery.models.chat import prompt_messages
 from decodery.models.language import TokenizerLanguage
+from decodery.models.parts import MadeFor, read_part, vocabulary_of
 from decodery.models.tokenizer import Tokenizer
 from decodery.models.transformer import Transformer
 
@@ -70,10 +74,22 @@ class LanguageModel(CausalModel):
         self.tokenizer = tokenizer
         self.language: TokenizerLanguage = TokenizerLanguage(tokenizer, name, self.vocab_size)
         self.recommended = dict(recommended or {})
+        self.load_beside: Callable[[str], LanguageModel] | None = None  # set by `load`
 
     def __repr__(self) -> str:
         size = self.transformer.parameters / 1e6
         return f"LanguageModel({self.name}, {size:.0f}M parameters, {self.transformer.dtype})"
+
+    # -- trained parts ---------------------------------------------------------------------------
+
+    @property
+    def identity(self) -> MadeFor:
+        """What a part must have been trained for to be this model's."""
+        vocabulary = vocabulary_of(tuple(self.language.pieces()))
+        return MadeFor(self.name, vocabulary, self.transformer.width)
+
+    def part(self, name: str, file: str | None = None) -> Mapping[str, npt.NDArray[np.floating]]:
+        return read_part(name, self.identity, file)
 
     # -- text ------------------------------------------------------------------------------------
 
@@ -176,7 +192,7 @@ class LanguageModel(CausalModel):
             return self
         from decodery.api.load import load  # it imports this module
 
-        return plan.recipe.over(self, load)
+        return plan.recipe.over(self, self.load_beside or load)
 
 
 def submit(

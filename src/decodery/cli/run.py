@@ -28,6 +28,10 @@ def run(
         Optional[str],  # noqa: UP045
         typer.Option(help="A hub id, a folder, or a .gguf file; default: the embedded model."),
     ] = None,
+    adapter: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Folder of a low-rank adapter to merge into the model."),
+    ] = None,
     weights: Annotated[
         str,
         typer.Option(help="auto (as the file has them), int4, int8, bf16 or float32."),
@@ -78,6 +82,7 @@ def run(
             exact=exact,
             device=device,
             cache_tokens=cache_tokens,
+            adapter=adapter,
         )
     record = None if trace is None else Trace(rows=trace_rows)
     events = lm.stream(text, method=method, system=system, raw=raw, trace=record or False, **values)
