@@ -286,7 +286,7 @@ MUTANTS = [
 @pytest.mark.parametrize(
     ("law", "recipe", "reason"),
     MUTANTS,
-    ids=[f"{recipe!r}-{law.__name__}".split("(")[0] for law, recipe, _ in MUTANTS],
+    ids=[f"{type(recipe).__name__}-{law.__name__}-{reason}" for law, recipe, reason in MUTANTS],
 )
 def test_a_wrong_blend_is_caught(law, recipe, reason):
     """The law made for this fault names it, and the check of the whole recipe fails too."""

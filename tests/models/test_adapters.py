@@ -287,7 +287,7 @@ def name_of(matrix: str, half: str) -> str:
         {name_of("model.layers.7.mlp.up_proj", h): torch.ones((4, 4))}) for h in "AB"],
      "which the base has not"),
     (lambda t: t.clear(), "holds no tensors"),
-], ids=str)  # fmt: skip
+], ids=lambda value: value if isinstance(value, str) else "change")  # fmt: skip
 def test_tensors_that_do_not_fit_are_refused(base, tmp_path, change, words):
     folder = rewritten(made(tmp_path / "a"), change)
     with pytest.raises(ModelFileError) as refusal:
