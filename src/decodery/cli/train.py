@@ -8,9 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
-from typer.core import TyperGroup
 
 from decodery.cli.flags import flags_of, with_flags
 from decodery.cli.output import err, out, print_json, table
@@ -23,22 +21,16 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LINES = 5.0
 
 
-class _Commands(TyperGroup):
-    """The trainings as commands, in whose names - is as good as _."""
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return super().get_command(ctx, cmd_name.replace("_", "-"))
-
-
 def make_app() -> typer.Typer:
-    """The commands, one for each training that is registered now."""
-    app = typer.Typer(
-        cls=_Commands, help="Train what a method needs, or list it.", invoke_without_command=True
-    )
+    """The commands, one for each training that is registered now; in names _ is as good as -."""
+    app = typer.Typer(help="Train what a method needs, or list it.", invoke_without_command=True)
     app.callback(invoke_without_command=True)(_list)
     for training in frame.trainings().values():
         command = with_flags(_command(training), flags_of(training.params, "Training"))
-        app.command(training.name.replace("_", "-"), help=training.summary)(command)
+        shown = training.name.replace("_", "-")
+        app.command(shown, help=training.summary)(command)
+        if shown != training.name:
+            app.command(training.name, help=training.summary, hidden=True)(command)
     return app
 
 
