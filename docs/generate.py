@@ -63,7 +63,8 @@ def reproductions() -> str:
 def reproduction(result: dict[str, Any], folder: Path) -> list[str]:
     lines = [f"## {result['method']}", "", f"{result['title']}."]
     seeds = len(result["seeds"])
-    lines.append(f"Mode {result['mode']}, {result['model']}, {seeds} seeds; 95 % intervals.")
+    drawn = "1 seed" if seeds == 1 else f"{seeds} seeds"
+    lines.append(f"Mode {result['mode']}, {result['model']}, {drawn}; 95 % intervals.")
     lines += ["", f"![{result['title']}](reproductions/{folder.name}/figure.png)", ""]
     lines += ["| | claim | expected | measured | verdict |", "|---|---|---|---|---|"]
     for claim in result["claims"]:

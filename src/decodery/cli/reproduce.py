@@ -81,8 +81,9 @@ def _show(result: Result) -> None:
                 markup=False,
             )
     out.print()
+    seeds = len(result.measurements.seeds)
     out.print(
-        f"{result.measurements.model}, {len(result.measurements.seeds)} seeds,"
+        f"{result.measurements.model}, {seeds} seed{'s' if seeds > 1 else ''},"
         f" {result.seconds:.0f} s, {result.figure}",
         markup=False,
     )

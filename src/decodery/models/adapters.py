@@ -174,7 +174,10 @@ def write_adapter(
     base: str,
     base_norm: str,
 ) -> None:
-    """Write an adapter in PEFT's layout, float32. `pairs` are A and B by matrix name."""
+    """Write an adapter in PEFT's layout, float32; equal ones are equal files.
+
+    `pairs` are A and B by matrix name.
+    """
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -197,8 +200,19 @@ def write_adapter(
         "use_rslora": False,
         "target_modules": sorted({name.split(".")[-2] for name in pairs}),
     }
-    write_whole(folder / TENSORS, save(tensors, {"format": "pt", "base_norm": base_norm}))
+    made = save(tensors, {"format": "pt", "base_norm": base_norm})
+    write_whole(folder / TENSORS, _in_order(made))
     write_whole(folder / CONFIG, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with its metadata sorted; the library writes them in any order."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight bytes
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 class AdaptedWeights:

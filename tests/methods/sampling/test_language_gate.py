@@ -27,10 +27,17 @@ from decodery.core.source import Policy
 from decodery.core.stopping import Stopping
 from decodery.methods.autoregressive.sample import Sample
 from decodery.methods.sampling import language_gate
-from decodery.methods.sampling.language_gate import METHOD, Gate, LanguageGate
+from decodery.methods.sampling.language_gate import METHOD, Gate, LanguageGate, Script
 from decodery.methods.sampling.min_p import MinP
 from decodery.methods.sampling.temperature import Temperature
-from decodery.methods.sampling.token_families import CJ, LATIN, LOW_RESOURCE, SYMBOLS
+from decodery.methods.sampling.token_families import (
+    CJ,
+    LATIN,
+    LOW_RESOURCE,
+    SYMBOLS,
+    families_of,
+    family_of,
+)
 from decodery.methods.sampling.top_k import TopK
 from decodery.methods.sampling.top_p import TopP
 from decodery.models.table import TableModel
@@ -125,7 +132,7 @@ def answer(case: Case, kind: type[LanguageGate] = LanguageGate) -> tuple[Row, Ro
     """The row, what the sampler makes of it, and the tokens that should be left."""
     row, ranking = case.row()
     sampler = sampler_for(case, kind)
-    state = None if case.last is None else (case.last, 0)
+    state = Script(case.last)
     made = sampler.apply(row, state, Context((0,), 1, hidden=hidden_of(case.permitted)))
     wanted = expected(ranking, VOCABULARY.tolist(), case.permitted, case.last, *case.sizes)
     return row, made, wanted
@@ -152,7 +159,7 @@ class Mutant(LanguageGate):
     def apply(self, row: Row, state: Any, context: Context) -> Row:
         gate = self._bound()
         kept = TopP(self.top_p).apply(TopK(self.top_k).apply(row, None, context), None, context)
-        if state is None:
+        if state.family is None:
             return kept
         permitted = gate.permitted(context.hidden, self.threshold)
         banned = self.banned(permitted, state[0])
@@ -264,8 +271,8 @@ def random_scores(seed: int, size: int) -> Row:
 @pytest.mark.parametrize(
     ("what", "permitted", "state"),
     [
-        ("the gate permits all", (1, 1, 1, 1), (LOW_RESOURCE, 0)),
-        ("only symbols so far, or nothing", (0, 0, 1, 1), None),
+        ("the gate permits all", (1, 1, 1, 1), Script(LOW_RESOURCE)),
+        ("only symbols so far, or nothing", (0, 0, 1, 1), Script()),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -284,14 +291,14 @@ def test_nothing_is_changed_where_the_row_has_nothing_to_ban() -> None:
     sampler = LanguageGate(gate=gate_of(families))
     row = random_scores(0, 4)
     context = Context((0,), 1, hidden=hidden_of((0, 0, 1, 1)))
-    assert sampler.apply(row, (LOW_RESOURCE, 0), context) is row
+    assert sampler.apply(row, Script(LOW_RESOURCE), context) is row
 
 
 def test_nothing_is_changed_where_all_is_of_the_script_being_written() -> None:
     families = np.full(5, CJ, dtype=np.int8)
     row = random_scores(1, 5)
     context = Context((0,), 1, hidden=hidden_of((0, 0, 1, 1)))
-    assert LanguageGate(gate=gate_of(families)).apply(row, (CJ, 0), context) is row
+    assert LanguageGate(gate=gate_of(families)).apply(row, Script(CJ), context) is row
 
 
 def test_symbols_and_other_scripts_keep_their_scores() -> None:
@@ -307,7 +314,7 @@ def test_symbols_and_other_scripts_keep_their_scores() -> None:
         )  # fmt: skip
         row = random_scores(seed, len(VOCABULARY))
         context = Context((0,), 1, hidden=hidden_of(permitted))
-        made = sampler.apply(row, (last, 0), context)
+        made = sampler.apply(row, Script(last), context)
         kept = plain(sampler).apply(row, (None, None), context)
         ids = made.token_ids()
         for token, score in zip(kept.token_ids(), kept.scores, strict=True):
@@ -358,6 +365,47 @@ def test_the_state_is_the_last_script_of_the_path(prompt: bool, lookback: int) -
             assert sampler._language(state) == (scripts[-1] if scripts else None)
             context = replace(context, tokens=tokens[:end])
             state = sampler.advance(state, tokens[end], None, context)
+
+
+TEXT = "Ночь, 밤 12: ab中\n한글 — שלום! é ok कल"
+
+
+def spelt(joined: bool) -> list[int | None]:
+    """L after every byte of `TEXT`, for a vocabulary of the 256 bytes."""
+    pieces = tuple(bytes([byte]) for byte in range(256))
+    eye = np.eye(4, dtype=np.float32)
+    gate = Gate(eye, eye, families_of(pieces), pieces if joined else ())
+    sampler, found = LanguageGate(gate=gate), []
+    state = sampler.start(Context((), 0))
+    for byte in TEXT.encode():
+        state = sampler.advance(state, byte, None, Context((), 0))
+        found.append(sampler._language(state))
+    return found
+
+
+def test_letters_that_several_tokens_spell_count() -> None:
+    """L is the script of the last letter in what is spelt so far; token by token (a negative
+    control) only the letters of one byte are seen."""
+    wanted: list[int | None] = []
+    for end in range(1, len(TEXT.encode()) + 1):
+        whole = TEXT.encode()[:end].decode(errors="ignore")
+        scripts = [family_of(letter.encode()) for letter in whole]
+        wanted.append(next((item for item in reversed(scripts) if item != SYMBOLS), None))
+    assert spelt(joined=True) == wanted
+    assert set(wanted) == {None, CJ, LATIN, LOW_RESOURCE}
+    assert set(spelt(joined=False)) == {None, LATIN}
+
+
+def test_a_character_that_breaks_off_is_forgotten() -> None:
+    """Half a Hangul letter and then a digit: no letter was written, and none is later."""
+    pieces = ("밤".encode()[:2], b"1", "밤".encode()[2:], "밤".encode()[1:], "밤".encode()[:1])
+    eye = np.eye(4, dtype=np.float32)
+    sampler = LanguageGate(gate=Gate(eye, eye, families_of(pieces), pieces))
+    for path, wanted in [((0, 2), LOW_RESOURCE), ((4, 3), LOW_RESOURCE), ((0, 1, 2), None)]:
+        state = sampler.start(Context((), 0))
+        for token in path:
+            state = sampler.advance(state, token, None, Context((), 0))
+        assert sampler._language(state) == wanted
 
 
 RUNS = 2000
@@ -433,7 +481,7 @@ def test_tensors_that_are_no_gate_are_refused(tensors: dict[str, np.ndarray]) ->
 def test_hidden_states_of_another_width_are_refused(hidden: Any) -> None:
     context = Context((0,), 1, hidden=hidden)
     with pytest.raises(ParameterError, match="hidden states of width 8"):
-        LanguageGate(gate=gate_of()).apply(random_scores(0, 8), (CJ, 0), context)
+        LanguageGate(gate=gate_of()).apply(random_scores(0, 8), Script(CJ), context)
 
 
 @pytest.mark.parametrize(

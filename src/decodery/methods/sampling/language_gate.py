@@ -7,7 +7,7 @@ last hidden state h and says which of four script families (`token_families.py`)
 
 having learnt from the model's own candidates (`decodery train language-gate`). It is believed only
 under conservative rules. Let z be the row, U what the user's top-k and top-p leave of it, and L the
-family of the last generated token that is no symbol:
+family of the last generated token that is no symbol (letters that several tokens spell count):
 
 1. nothing is done before there is an L;
 2. A = P and L is allowed: a script that is being written may go on;
@@ -28,7 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +46,9 @@ from decodery.methods.sampling.token_families import (
     NAMES,
     SYMBOLS,
     Families,
+    complete_characters,
     families_of,
+    family_of,
 )
 from decodery.methods.sampling.top_k import TopK
 from decodery.methods.sampling.top_p import TopP
@@ -80,8 +82,15 @@ CARD = Card(
         " 6th to 20th.",
         "Their top-p is taken of what the top-k left, as in a chain; the authors' code takes it of"
         " the whole row.",
-        "Labels of the training divide by norms relative to their mean: with absolute norms the"
-        " division also changes the temperature, by a factor that has nothing to do with scripts.",
+        "The script being written is read from whole letters: one that is spelt by several tokens,"
+        " each of which is a symbol to the families, counts when its last byte is there. A small"
+        " vocabulary spells most of Hangul that way, and the gate would never start.",
+        "Labels of the training divide logits, less their mean at each position, by the norms of"
+        " output embeddings from their mean, relative to the mean of these: with absolute norms the"
+        " division also changes the temperature, and depends on where zero is.",
+        "Candidates of the labels are the likeliest token alone, in the paper the top 20 within"
+        " mass 0.95; on the embedded model a gate taught by those stops next to nothing"
+        " (label_top_k and label_top_p of the training).",
     ),
     notes=(
         "Hangul, Cyrillic, Arabic and all other scripts are one family that is never banned, so the"
@@ -130,15 +139,22 @@ class Params(Parameters):
 class Gate:
     """A trained gate and the vocabulary it is for.
 
-    `first` is A1 [m, width], `second` A2 [4, m], both float32; `families` [vocab_size].
+    `first` is A1 [m, width], `second` A2 [4, m], both float32; `families` [vocab_size]; `pieces`
+    are the bytes of every token, or empty where letters are not joined over tokens.
     """
 
     first: npt.NDArray[np.float32]
     second: npt.NDArray[np.float32]
     families: Families
+    pieces: tuple[bytes | None, ...] = field(default=(), repr=False)
 
     @classmethod
-    def of(cls, tensors: Mapping[str, npt.NDArray[np.floating]], families: Families) -> Gate:
+    def of(
+        cls,
+        tensors: Mapping[str, npt.NDArray[np.floating]],
+        families: Families,
+        pieces: tuple[bytes | None, ...] = (),
+    ) -> Gate:
         """A gate from its part. Raises `ParameterError` where the tensors are no gate's."""
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
         first, second = (tensors.get(name) for name in ("A1", "A2"))
@@ -154,7 +170,7 @@ class Gate:
                 f"a language_gate has tensors A1 [m, width] and A2 [{len(NAMES)}, m]; this part"
                 f" has {shapes}"
             )
-        return cls(first.astype(np.float32), second.astype(np.float32), families)
+        return cls(first.astype(np.float32), second.astype(np.float32), families, pieces)
 
     def permitted(self, hidden: npt.NDArray[np.floating] | None, threshold: float) -> Mask:
         """P: which families [4] may come next after a hidden state [width]."""
@@ -170,12 +186,20 @@ class Gate:
         return passed
 
 
+class Script(NamedTuple):
+    """The state: the family L, or None before there is one; how many symbols came since; and the
+    bytes of a character that the path's end cuts off."""
+
+    family: int | None = None
+    symbols: int = 0
+    rest: bytes = b""
+
+
 @dataclass(frozen=True)
 class LanguageGate(Sampler):
     """The gate and its rules, with the user's top-k and top-p (U) and the likely sets (C).
 
-    It refuses to work before it is bound to a source, which a policy does; the state is the family
-    L with the number of symbols since, or None.
+    It refuses to work before it is bound to a source, which a policy does.
     """
 
     needs_hidden: ClassVar[bool] = True
@@ -223,11 +247,11 @@ class LanguageGate(Sampler):
                 f"language_gate reads what tokens look like, and those of {source.name} are numbers"
             )
         tensors = source.part(PART, self.file)
-        families = families_of(tuple(source.language.pieces()), self.choices)
-        return replace(self, gate=Gate.of(tensors, families))
+        pieces = tuple(source.language.pieces())
+        return replace(self, gate=Gate.of(tensors, families_of(pieces, self.choices), pieces))
 
     def start(self, context: Context) -> State:
-        state: State = None
+        state = Script()
         for token in context.tokens if self.prompt else ():
             state = self._after(state, token)
         return state
@@ -256,17 +280,20 @@ class LanguageGate(Sampler):
     def advance(self, state: State, token: int, row: Row | None, context: Context) -> State:
         return self._after(state, token)
 
-    def _after(self, state: State, token: int) -> State:
-        family = int(self._bound().families[token])
+    def _after(self, state: Script, token: int) -> Script:
+        gate = self._bound()
+        family = int(gate.families[token])
+        piece = gate.pieces[token] if gate.pieces else None
+        text, rest = complete_characters(state.rest + piece) if piece else ("", b"")
+        if family == SYMBOLS and state.rest and piece and 0x80 <= piece[0] < 0xC0:
+            family = family_of(text.encode())  # with the letter that this token goes on with
         if family != SYMBOLS:
-            return family, 0
-        return None if state is None else (state[0], state[1] + 1)
+            return Script(family, 0, rest)
+        return Script(state.family, state.symbols + 1, rest)
 
-    def _language(self, state: State) -> int | None:
+    def _language(self, state: Script) -> int | None:
         """L, where it is near enough."""
-        if state is None or (self.lookback and state[1] >= self.lookback):
-            return None
-        return state[0]
+        return None if self.lookback and state.symbols >= self.lookback else state.family
 
     def _bound(self) -> Gate:
         if self.gate is None:
