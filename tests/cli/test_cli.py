@@ -85,6 +85,18 @@ def test_every_parameter_has_a_flag(run: Any) -> None:
                 assert declaration(info) in out
 
 
+def test_a_flag_of_two_methods_takes_the_choices_of_both(run: Any) -> None:
+    asked = ["run", "Hi", "--samples", "1", "--answer-tokens", "2", "--max-tokens", "2", "-q"]
+    code, _, err = run(*asked, "--method", "integrative", "--aggregate", "vote")
+    assert (code, err) == (0, "")
+    code, _, err = run(*asked, "--method", "integrative", "--aggregate", "product")
+    assert code != 0
+    assert "aggregate is 'product'; allowed is one of 'logits', 'mixture', 'vote'" in err
+    code, _, err = run("run", "Hi", "--method", "mpg", "--attributes", "x", "--aggregate", "vote")
+    assert code != 0
+    assert "aggregate is 'vote'; allowed is one of 'sum', 'product'" in err
+
+
 def test_what_is_on_by_default_has_a_flag_to_turn_it_off(run: Any) -> None:
     arguments = ["run", "Hi", "--repetition-penalty", "1.5", "--max-tokens", "1", "--json"]
     assert json.loads(run(*arguments)[1])["parameters"]["repetition_prompt"]["value"] is True

@@ -32,6 +32,7 @@ class Flag:
     panel: str
     owners: list[str] = field(default_factory=list[str])
     helps: list[str] = field(default_factory=list[str])
+    types: list[Any] = field(default_factory=list[Any])
 
     @property
     def name(self) -> str:
@@ -56,6 +57,7 @@ def generated_flags() -> dict[str, Flag]:
                 flag = flags.setdefault(info.name, Flag(info, panel))
                 flag.owners.append(method.name)
                 flag.helps.append(_with_default(info))
+                flag.types.append(info.type)
     return flags
 
 
@@ -102,7 +104,7 @@ def with_flags(function: Callable[..., Any], flags: dict[str, Flag]) -> Callable
 
 
 def _parameter(flag: Flag) -> inspect.Parameter:
-    kind = _flag_type(flag.info.type)
+    kind = _common_type([_flag_type(item) for item in (flag.info.type, *flag.types)])
     return inspect.Parameter(
         flag.name,
         inspect.Parameter.KEYWORD_ONLY,
@@ -122,6 +124,13 @@ def declaration(info: ParameterInfo) -> str:
     """How a flag is written. What is on by default has only the flag that turns it off."""
     dashed = info.name.replace("_", "-")
     return f"--no-{dashed}" if info.default is True else f"--{dashed}"
+
+
+def _common_type(kinds: Sequence[Any]) -> Any:
+    """The type of a flag that several methods have: each one's choices, where they have choices."""
+    if not all(get_origin(kind) is Literal for kind in kinds):
+        return kinds[0]
+    return Literal[tuple(dict.fromkeys(choice for kind in kinds for choice in get_args(kind)))]
 
 
 def _flag_type(annotation: Any) -> Any:

@@ -4,8 +4,9 @@ The model is frozen. At every position of the texts its logits are divided by th
 output embeddings, and the script families of the candidates are the label (`distil.py`). The paper
 takes the top 20 within mass 0.95 as candidates. A model of 135 million parameters nearly always has
 a Latin token there, and a gate that learns so stops next to nothing; the default is the likeliest
-token alone, so that the gate says which family is likelier than not. Texts are the user's, or sentences in fourteen languages; the model continues
-their beginnings and answers questions, and learns from what it wrote as well.
+token alone, so that the gate says which family is likelier than not. Texts are the user's, or
+sentences in fourteen languages; the model continues their beginnings and answers questions, and
+learns from what it wrote as well.
 
 Zhang, Huang, Yuan, Lin: Language Confusion Gate (2025), arXiv:2510.17555. They train on 78,000
 texts; a small gate for a small model is trained on a few hundred here, in more and larger steps.
