@@ -92,10 +92,10 @@ CARD = Card(
         " mass 0.95; on the embedded model a gate taught by those stops next to nothing"
         " (label_top_k and label_top_p of the training).",
     ),
-    notes="Hangul, Cyrillic, Arabic and all other scripts are one family that is never banned, so the"
-    " gate cannot keep these apart. A training for another model is decodery train language-gate. The"
-    " gate of the embedded model, which is small, also stops nearly all Latin names and quotations"
-    " inside text of a third script; text in Latin script is left alone.",
+    notes="Hangul, Cyrillic, Arabic and all other scripts are one family that is never banned, so"
+    " the gate cannot keep these apart. A training for another model is decodery train"
+    " language-gate. The gate of the embedded model, which is small, also stops nearly all Latin"
+    " names and quotations inside text of a third script; text in Latin script is left alone.",
 )
 
 
