@@ -143,7 +143,11 @@ def test_ctrl_c_is_given_back(tmp_path: Path) -> None:
 def test_a_finished_run_leaves_the_part_and_a_report(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
     told: list[tuple[str, int, int, str]] = []
-    result = train(toy(), {"steps": 3}, folder, progress=lambda *call: told.append(call))
+
+    def tell(phase: str, done: int, total: int, note: str = "") -> None:
+        told.append((phase, done, total, note))
+
+    result = train(toy(), {"steps": 3}, folder, progress=tell)
     assert sorted(path.name for path in folder.iterdir()) == [
         "report.json", "run.json", "toy.safetensors",
     ]  # fmt: skip

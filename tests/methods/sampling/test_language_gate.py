@@ -35,8 +35,6 @@ from decodery.methods.sampling.token_families import (
     LATIN,
     LOW_RESOURCE,
     SYMBOLS,
-    families_of,
-    family_of,
 )
 from decodery.methods.sampling.top_k import TopK
 from decodery.methods.sampling.top_p import TopP
@@ -55,7 +53,7 @@ def gate_of(families: np.ndarray = VOCABULARY) -> Gate:
     return Gate(np.eye(8, dtype=np.float32), np.hstack([eye, -eye]), families)
 
 
-def hidden_of(permitted: Sequence[bool]) -> np.ndarray:
+def hidden_of(permitted: Sequence[Any] | np.ndarray) -> np.ndarray:
     given = np.array(permitted, dtype=np.float32)
     return np.concatenate([given, 1 - given])
 
@@ -365,47 +363,6 @@ def test_the_state_is_the_last_script_of_the_path(prompt: bool, lookback: int) -
             assert sampler._language(state) == (scripts[-1] if scripts else None)
             context = replace(context, tokens=tokens[:end])
             state = sampler.advance(state, tokens[end], None, context)
-
-
-TEXT = "Ночь, 밤 12: ab中\n한글 — שלום! é ok कल"
-
-
-def spelt(joined: bool) -> list[int | None]:
-    """L after every byte of `TEXT`, for a vocabulary of the 256 bytes."""
-    pieces = tuple(bytes([byte]) for byte in range(256))
-    eye = np.eye(4, dtype=np.float32)
-    gate = Gate(eye, eye, families_of(pieces), pieces if joined else ())
-    sampler, found = LanguageGate(gate=gate), []
-    state = sampler.start(Context((), 0))
-    for byte in TEXT.encode():
-        state = sampler.advance(state, byte, None, Context((), 0))
-        found.append(sampler._language(state))
-    return found
-
-
-def test_letters_that_several_tokens_spell_count() -> None:
-    """L is the script of the last letter in what is spelt so far; token by token (a negative
-    control) only the letters of one byte are seen."""
-    wanted: list[int | None] = []
-    for end in range(1, len(TEXT.encode()) + 1):
-        whole = TEXT.encode()[:end].decode(errors="ignore")
-        scripts = [family_of(letter.encode()) for letter in whole]
-        wanted.append(next((item for item in reversed(scripts) if item != SYMBOLS), None))
-    assert spelt(joined=True) == wanted
-    assert set(wanted) == {None, CJ, LATIN, LOW_RESOURCE}
-    assert set(spelt(joined=False)) == {None, LATIN}
-
-
-def test_a_character_that_breaks_off_is_forgotten() -> None:
-    """Half a Hangul letter and then a digit: no letter was written, and none is later."""
-    pieces = ("밤".encode()[:2], b"1", "밤".encode()[2:], "밤".encode()[1:], "밤".encode()[:1])
-    eye = np.eye(4, dtype=np.float32)
-    sampler = LanguageGate(gate=Gate(eye, eye, families_of(pieces), pieces))
-    for path, wanted in [((0, 2), LOW_RESOURCE), ((4, 3), LOW_RESOURCE), ((0, 1, 2), None)]:
-        state = sampler.start(Context((), 0))
-        for token in path:
-            state = sampler.advance(state, token, None, Context((), 0))
-        assert sampler._language(state) == wanted
 
 
 RUNS = 2000
