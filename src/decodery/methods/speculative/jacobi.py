@@ -150,7 +150,7 @@ class _Step:
         return self._moved(accepted, chain[-1].draw(item.sequence))
 
     def _moved(self, accepted: int, token: int | None) -> list[Node]:
-        """Accept guesses and a token; guess anew what comes after them. None: the text has ended."""
+        """Accept guesses and a token (None: the text has ended); guess anew what comes after."""
         item, chain = self.item, self.chain
         again = range(accepted + 2, len(chain)) if token is not None else ()
         redrawn = [self._again(place) for place in again]

@@ -52,8 +52,8 @@ class Speculation(Decoder):
             raise ParameterError(f"rule {rule} cannot verify {drawn} candidates exactly")
         if self.rule.most is not None and self.drafter.width > self.rule.most:
             raise ParameterError(
-                f"rule {rule} takes at most {self.rule.most} candidates of a node; the drafter makes"
-                f" {self.drafter.width}"
+                f"rule {rule} takes at most {self.rule.most} candidates of a node; the drafter"
+                f" makes {self.drafter.width}"
             )
         if self.greedy and not isinstance(self.rule, Match):
             raise ParameterError(f"rule {rule} draws; greedy decoding needs rule Match")
@@ -103,6 +103,8 @@ class _Run:
             for stream, draft, path in zip(self.streams, drafts, walks, strict=True):
                 emits.append(Emit(tuple(node.token for node in path), stream.sequence))
                 self._move(stream, draft, path)
+            for path in walks:
+                _release_above(path[-1])
             self.streams = [item for item in self.streams if item.sequence not in self.ended]
             yield tuple(emits)
         return []
@@ -139,14 +141,12 @@ class _Run:
         draft.prune(path)
         stream.tip = path[-1]
         stream.room -= len(path)
-        _release_above(stream.tip)
+        self.session.moved(stream, path)
         reason = self.task.stopping.reason(stream.tip)
-        if reason is None:
-            self.session.moved(stream, path)
-            return
-        self._end(stream, reason)
-        self.session.ended(stream)
-        stream.tip.abandon()
+        if reason is not None:
+            self._end(stream, reason)
+            self.session.ended(stream)
+            stream.tip.abandon()
 
     def _end(self, stream: Stream, reason: FinishReason) -> None:
         details = {"speculation": self.tally}
@@ -165,7 +165,7 @@ def _tip(draft: Candidates) -> list[Node]:
 
 def _release_above(tip: Node) -> None:
     """Rows above the end of a text are needed no more."""
-    for above in tip.ancestors():
-        if not above.grown or not above.has_row:
+    for above in () if tip.dropped else tip.ancestors():
+        if not above.has_row:
             return
         above.release_row()
