@@ -29,34 +29,33 @@ from decodery.core.stopping import FinishReason
 from decodery.core.tree import Node
 from decodery.methods.speculative.candidates import Candidates
 from decodery.methods.speculative.drafters import Drafter, Session, Stream
-from decodery.methods.speculative.law import Law
 from decodery.methods.speculative.tally import Tally
-from decodery.methods.speculative.verifiers import Match, Rule, Verdict, decide
+from decodery.methods.speculative.walks import Place, Walk
 
 
 @dataclass(frozen=True)
 class Speculation(Decoder):
-    """A drafter and a rule; `n` sequences share the prompt, as in plain sampling.
+    """A drafter and a walk; `n` sequences share the prompt, as in plain sampling.
 
-    `greedy` takes the policy's most probable token everywhere, which needs rule `Match`.
+    `greedy` takes the policy's most probable token everywhere, with a walk that does not draw.
     """
 
     drafter: Drafter
-    rule: Rule
+    walk: Walk
     n: int = 1
     greedy: bool = False
 
     def __post_init__(self) -> None:
-        rule, drawn = type(self.rule).__name__, self.drafter.drawn
-        if drawn not in self.rule.drawn:
-            raise ParameterError(f"rule {rule} cannot verify {drawn} candidates exactly")
-        if self.rule.most is not None and self.drafter.width > self.rule.most:
+        drawn, most = self.drafter.drawn, self.walk.most
+        if drawn not in self.walk.drawn:
+            raise ParameterError(f"{self.walk!r} cannot verify {drawn} candidates exactly")
+        if most is not None and self.drafter.width > most:
             raise ParameterError(
-                f"rule {rule} takes at most {self.rule.most} candidates of a node; the drafter"
-                f" makes {self.drafter.width}"
+                f"{self.walk!r} takes at most {most} candidates of a node; the drafter makes"
+                f" {self.drafter.width}"
             )
-        if self.greedy and not isinstance(self.rule, Match):
-            raise ParameterError(f"rule {rule} draws; greedy decoding needs rule Match")
+        if self.greedy and self.walk.draws:
+            raise ParameterError(f"{self.walk!r} draws; greedy decoding needs rule Match")
 
     @property
     def sequences(self) -> int:
@@ -98,7 +97,7 @@ class _Run:
             nodes = [node for item in drafts for node in (*_tip(item), *item.nodes())]
             if nodes:
                 yield Grow(nodes, keep_rows=True)
-            walks = [self._walk(item) for item in drafts]
+            walks = [self.decoder.walk.path(item, self._place(item)) for item in drafts]
             emits: list[Request] = []
             for stream, draft, path in zip(self.streams, drafts, walks, strict=True):
                 emits.append(Emit(tuple(node.token for node in path), stream.sequence))
@@ -108,33 +107,6 @@ class _Run:
             self.streams = [item for item in self.streams if item.sequence not in self.ended]
             yield tuple(emits)
         return []
-
-    def _walk(self, draft: Candidates) -> list[Node]:
-        """The nodes that the step adds below the tip: accepted candidates, then a drawn one."""
-        node, path = draft.tip, list[Node]()
-        while True:
-            children = draft.children.get(node, [])
-            verdict = self._judge(draft, node, [child.token for child in children])
-            if verdict.number is None:
-                return [*path, node.child(verdict.token, draft.sequence)]
-            node = children[verdict.number]
-            path.append(node)
-            if self.task.stopping.reason(node) is not None:
-                return path
-
-    def _judge(self, draft: Candidates, node: Node, tokens: Sequence[int]) -> Verdict:
-        sequence, stream, place = draft.sequence, self.task.stream, node.depth
-        if not tokens or isinstance(self.decoder.rule, Match):
-            row = node.policy_row(sequence)
-            token = row.argmax() if self.decoder.greedy else node.draw(sequence)
-            return Verdict(token, tokens.index(token) if token in tokens else None)
-        law = Law.of(node.policy_row(sequence))
-        return decide(
-            self.decoder.rule.trial(law, draft.laws.get(node), tokens),
-            tokens,
-            lambda test: stream.uniform(sequence, place, "accept", test),
-            stream.uniform(sequence, place, "residual"),
-        )
 
     def _move(self, stream: Stream, draft: Candidates, path: Sequence[Node]) -> None:
         self.tally.note(draft, path)
@@ -147,6 +119,9 @@ class _Run:
             self._end(stream, reason)
             self.session.ended(stream)
             stream.tip.abandon()
+
+    def _place(self, draft: Candidates) -> Place:
+        return Place(self.task, draft.sequence, self.decoder.greedy)
 
     def _end(self, stream: Stream, reason: FinishReason) -> None:
         details = {"speculation": self.tally}
