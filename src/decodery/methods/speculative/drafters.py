@@ -9,12 +9,12 @@ streams and requests are one forward.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from decodery.core.decoder import Requests, Task
-from decodery.core.source import Model
+from decodery.core.source import Model, Source
 from decodery.core.tree import Node
 from decodery.methods.speculative.candidates import Candidates, Drawn
 
@@ -66,6 +66,10 @@ class Drafter(ABC):
     @abstractmethod
     def session(self, task: Task) -> Session:
         """The drafter for one request. Raises `ParameterError` where it cannot work there."""
+
+    def equipped(self, load: Callable[[str], Source]) -> Drafter:
+        """This drafter with the models that it names, loaded."""
+        return self
 
     def slots(self, task: Task, streams: int) -> dict[Model, int]:
         """What its own trees need of each model's cache."""

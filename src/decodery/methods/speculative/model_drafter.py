@@ -10,8 +10,8 @@ another one is given; any law is legal, the closer the better.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from decodery.core.branches import branch_footprint
@@ -23,15 +23,19 @@ from decodery.core.source import Model, Policy, Source, same_tokens
 from decodery.core.tree import Node
 from decodery.methods.speculative.candidates import Candidates, Drawn
 from decodery.methods.speculative.drafters import Drafter, Drafts, Session, Steps, Stream
+from decodery.methods.speculative.drafts import draft_source, loaded
 from decodery.methods.speculative.law import Law
 from decodery.methods.speculative.shapes import End, Shape
 
 
 @dataclass(frozen=True)
-class FromSource(Drafter):
-    """Candidates of a shape, drawn from `source` through `sampler` (None: the policy's own)."""
+class Drawing(Drafter):
+    """Candidates of a shape, drawn from a source through `sampler` (None: the policy's own).
 
-    source: Source
+    `draft` is the source, or says which it is (`drafts.py`).
+    """
+
+    draft: str | Source | None
     shape: Shape
     sampler: Chain | None = None
 
@@ -47,28 +51,31 @@ class FromSource(Drafter):
     def nodes(self) -> int:  # type: ignore[override]
         return self.shape.nodes
 
+    def equipped(self, load: Callable[[str], Source]) -> Drawing:
+        return replace(self, draft=loaded(self.draft, load))
+
     def policy(self, task: Task) -> Policy:
-        """What drafts are drawn from."""
-        sampler = task.policy.sampler if self.sampler is None else self.sampler
-        return Policy(self.source, sampler)
+        """What drafts are drawn from. Raises `ParameterError` for a source of other tokens."""
+        source = draft_source(task.policy.source, self.draft)
+        if not same_tokens(task.policy.source, source):
+            raise ParameterError(
+                f"{source.name} and {task.policy.source.name} have different tokenizers; a draft"
+                " needs the same one"
+            )
+        return Policy(source, task.policy.sampler if self.sampler is None else self.sampler)
 
     def session(self, task: Task) -> SourceSession:
-        if not same_tokens(task.policy.source, self.source):
-            raise ParameterError(
-                f"{self.source.name} and {task.policy.source.name} have different tokenizers; a"
-                " draft needs the same one"
-            )
         return SourceSession(self, task)
 
     def slots(self, task: Task, streams: int) -> dict[Model, int]:
         def footprint(prompt_length: int, max_tokens: int) -> int:
             return branch_footprint(streams, prompt_length, max_tokens) + streams * self.nodes
 
-        return self.source.slots(task, task.prompt, footprint)
+        return self.policy(task).source.slots(task, task.prompt, footprint)
 
 
 class SourceSession(Session):
-    def __init__(self, drafter: FromSource, task: Task) -> None:
+    def __init__(self, drafter: Drawing, task: Task) -> None:
         self.shape = drafter.shape
         self.policy = drafter.policy(task)
         self.task = task

@@ -16,15 +16,15 @@ beyond one is thrown away.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
 from decodery.core.branches import branch_footprint
 from decodery.core.decoder import Completion, Decoder, Decoding, Task, completion
 from decodery.core.errors import BudgetExhausted, ParameterError
 from decodery.core.requests import Emit, Grow, Open, Request
-from decodery.core.source import Model, total
+from decodery.core.source import Model, Source, total
 from decodery.core.stopping import FinishReason
 from decodery.core.tree import Node
 from decodery.methods.speculative.candidates import Candidates
@@ -60,6 +60,9 @@ class Speculation(Decoder):
     @property
     def sequences(self) -> int:
         return self.n
+
+    def equipped(self, load: Callable[[str], Source]) -> Speculation:
+        return replace(self, drafter=self.drafter.equipped(load))
 
     def decode(self, task: Task) -> Decoding:
         run = _Run(self, task)
