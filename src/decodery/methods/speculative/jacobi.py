@@ -36,6 +36,7 @@ from decodery.core.requests import Emit, Grow, Open, Request
 from decodery.core.stopping import FinishReason
 from decodery.core.tree import Node
 from decodery.methods.speculative.law import Law, ratio
+from decodery.methods.speculative.speculation import release_above
 
 Coupling = Literal["sjd", "mc", "gs"]
 Guess = Literal["random", "uniform", "repeat"]
@@ -96,6 +97,8 @@ class Jacobi(Decoder):
                     if reason is not None:
                         ended[item.sequence] = _ended(item, reason)
                         item.tip.abandon()
+                for item in live:
+                    release_above(item.tip)
                 live = [item for item in live if item.sequence not in ended]
                 yield tuple(emits)
         except BudgetExhausted as spent:
@@ -164,10 +167,6 @@ class _Step:
         item.tip = path[-1]
         item.room -= len(path)
         item.emitted += len(path)
-        for above in item.tip.ancestors():
-            if not above.grown or not above.has_row:
-                break
-            above.release_row()
         return path
 
     def _again(self, place: int) -> tuple[int, Law]:

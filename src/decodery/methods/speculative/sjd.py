@@ -1,4 +1,4 @@
-"""Speculative Jacobi decoding: a window of guesses, each verified against the law it was drawn from.
+"""Speculative Jacobi decoding: a window of guesses, verified against the laws they were drawn from.
 
 No draft model: the guesses after the text were drawn from the model's own laws of the step before
 (`jacobi.py`). The text has exactly the policy's law. Made for image tokens, whose laws hardly

@@ -106,7 +106,7 @@ class _Run:
                 emits.append(Emit(tuple(node.token for node in path), stream.sequence))
                 self._move(stream, draft, path)
             for path in walks:
-                _release_above(path[-1])
+                release_above(path[-1])
             self.streams = [item for item in self.streams if item.sequence not in self.ended]
             yield tuple(emits)
         return []
@@ -141,7 +141,7 @@ def _tip(draft: Candidates) -> list[Node]:
     return [] if draft.tip.grown else [draft.tip]
 
 
-def _release_above(tip: Node) -> None:
+def release_above(tip: Node) -> None:
     """Rows above the end of a text are needed no more."""
     for above in () if tip.dropped else tip.ancestors():
         if not above.has_row:
