@@ -190,9 +190,13 @@ class LanguageModel(CausalModel):
         """What a plan decodes from: this model, or the blend that the plan names over it."""
         if plan.recipe is None:
             return self
+        return plan.recipe.over(self, self.beside)
+
+    def beside(self, name: str) -> LanguageModel:
+        """A further model by folder, file or hub id: an adapter is put on this model's base."""
         from decodery.api.load import load  # it imports this module
 
-        return plan.recipe.over(self, self.load_beside or load)
+        return (self.load_beside or load)(name)
 
 
 def submit(
@@ -231,7 +235,8 @@ def submit(
         read.messages,
     )
     record = Trace() if trace is True else (trace or None)
-    handle = runner.submit(plan.decoder, task, Budget(run.max_calls, run.max_seconds), trace=record)
+    decoder = plan.decoder.equipped(text_model(source).beside)
+    handle = runner.submit(decoder, task, Budget(run.max_calls, run.max_seconds), trace=record)
     parameters = plan.describe() | {"max_tokens": {"value": noted.value, "from": noted.origin}}
 
     def finish(handle: Handle) -> Generation:

@@ -15,7 +15,7 @@ from decodery.core.errors import ParameterError
 from decodery.core.language import Message
 from decodery.core.requests import Request
 from decodery.core.rng import Stream
-from decodery.core.source import Model, Policy
+from decodery.core.source import Model, Policy, Source
 from decodery.core.stopping import FinishReason, Stopping
 from decodery.core.tree import Node
 
@@ -81,6 +81,10 @@ class Decoder(ABC):
     def sequences(self) -> int:
         """How many completions it returns, unless a budget cuts it short."""
         return 1
+
+    def equipped(self, load: Callable[[str], Source]) -> Decoder:
+        """This decoder with the models that it names, loaded; `load` gets one by its name."""
+        return self
 
     @abstractmethod
     def decode(self, task: Task) -> Decoding:

@@ -25,7 +25,7 @@ from decodery.models.table import TableModel
 from decodery.testing.enumerate import enumerate_law
 from decodery.testing.observe import LawBroken, fingerprint, require, without_global_randomness
 from decodery.testing.samplers import Coin, CoinLaw, Heat, Shy, Surprised
-from decodery.testing.scenes import Scene, expected_end, run, scenes
+from decodery.testing.scenes import Scene, expected_end, ready, run, scenes, submit
 from decodery.testing.statistics import require_law
 from decodery.testing.tables import MixtureBlend, WatchedTable
 
@@ -81,7 +81,7 @@ def ignores_its_neighbours(name: str, decoder: Decoder) -> None:
             handles: dict[int, Handle] = {}
             for seed in order:
                 scene = places[seed % len(places)].seeded(seed)
-                handles[seed] = runner.submit(decoder, scene.task)
+                handles[seed] = submit(runner, decoder, scene.task)
             runner.run()
             for seed, handle in handles.items():
                 scene = places[seed % len(places)]
@@ -154,7 +154,7 @@ def gives_its_cache_back(name: str, decoder: Decoder) -> None:
 def _cancelled(decoder: Decoder, scene: Scene, steps: int) -> tuple[Handle, int]:
     """A request that is cancelled after so many steps, and the calls it had made by then."""
     runner = Runner()
-    handle = runner.submit(decoder, scene.task)
+    handle = submit(runner, decoder, scene.task)
     for _ in range(steps):
         runner.step()
     handle.cancel()
@@ -165,7 +165,7 @@ def _cancelled(decoder: Decoder, scene: Scene, steps: int) -> tuple[Handle, int]
 
 def _closed(decoder: Decoder, scene: Scene) -> None:
     runner = Runner()
-    runner.submit(decoder, scene.task)
+    submit(runner, decoder, scene.task)
     runner.step()
     runner.step()
     runner.close()
@@ -184,15 +184,13 @@ def stays_in_its_footprint(name: str, decoder: Decoder) -> None:
     for scene in scenes():
         for seed in SEEDS:
             run(decoder, scene, seed)
-        promised = decoder.footprint(len(scene.task.prompt), scene.task.stopping.max_tokens)
-        members = Counter(map(id, getattr(scene.task.policy.source, "members", scene.models)))
+        promised = ready(decoder, scene.task).slots(scene.task)
         for model in scene.models:
             assert isinstance(model, WatchedTable)
-            room = promised * members[id(model)]
             require(
-                model.peak <= room,
+                model.peak <= promised[model],
                 f"{name} keeps {model.peak} tokens alive on {scene.label!r},"
-                f" its footprint is {room}",
+                f" it asked room for {promised[model]}",
             )
 
 
@@ -241,7 +239,7 @@ def refuses_nan(name: str, decoder: Decoder) -> None:
     bad = replace(scene, task=replace(scene.task, policy=Policy(broken)))
     alone = fingerprint(outcome(name, scene, run(decoder, scene)))
     runner = Runner()
-    sick, well = runner.submit(decoder, bad.task), runner.submit(decoder, scene.task)
+    sick, well = submit(runner, decoder, bad.task), submit(runner, decoder, scene.task)
     runner.run()
     require(isinstance(sick.error, RowError), f"{name} lets a row with NaN pass")
     require(fingerprint(outcome(name, scene, well)) == alone, f"{name} suffers from another's NaN")
@@ -327,7 +325,7 @@ def follows_the_policy(
         task = replace(scene.task, policy=policy, stopping=stopping)
         runner = Runner()
         handles = [
-            runner.submit(decoder, replace(scene, task=task).seeded(seed).task)
+            submit(runner, decoder, replace(scene, task=task).seeded(seed).task)
             for seed in range(runs)
         ]
         runner.run()

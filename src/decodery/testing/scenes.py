@@ -17,6 +17,8 @@ from decodery.testing.samplers import Coin, Heat, Shy, Surprised
 from decodery.testing.tables import MixtureBlend, WatchedTable, edge_table
 
 LETTERS = "abcdefghijkl"
+# After its last 3, 2 and 1 tokens came 3, 1 and 0 before.
+REPEATING = (2, 0, 1, 3, 0, 1, 1, 0, 2, 0, 1)
 
 
 def spell(tokens: Sequence[int]) -> str:
@@ -70,6 +72,7 @@ def scenes() -> list[Scene]:
         _scene(
             "a stop string", Policy(_watched(10, 3)), Stopping(6, stop=("ab", "cc"), decode=spell)
         ),
+        _scene("a text that repeats", Policy(_watched(13, 4)), Stopping(6), REPEATING),
         _scene("one token to draw", Policy(_watched(1, 3, end)), Stopping(1, end)),
         _scene(
             "an end token ignored", Policy(_watched(1, 3, end)), Stopping(4, end, ignore_eos=True)
@@ -77,10 +80,24 @@ def scenes() -> list[Scene]:
     ]
 
 
+def ready(decoder: Decoder, task: Task) -> Decoder:
+    """The decoder for a task: a model that it names is a table of the task's vocabulary."""
+
+    def load(name: str) -> TableModel:
+        return TableModel.random(task.policy.source.vocab_size, seed=sum(name.encode()), name=name)
+
+    return decoder.equipped(load)
+
+
+def submit(runner: Runner, decoder: Decoder, task: Task, budget: Budget | None = None) -> Handle:
+    """Hand a task in, to the decoder made `ready` for it."""
+    return runner.submit(ready(decoder, task), task, budget)
+
+
 def run(decoder: Decoder, scene: Scene, seed: int = 0, budget: Budget | None = None) -> Handle:
     """One request, alone on a runner, to its end."""
     runner = Runner()
-    handle = runner.submit(decoder, scene.seeded(seed).task, budget)
+    handle = submit(runner, decoder, scene.seeded(seed).task, budget)
     runner.run()
     return handle
 

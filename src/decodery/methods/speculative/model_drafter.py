@@ -1,0 +1,205 @@
+"""Drafts by a source: a small model, early exits of the large one, a table. One session, any shape.
+
+The draft source has a tree of its own with a shadow of every stream. A draft grows it level by
+level, all streams in one forward; the candidates are made on both trees. When a stream moves, its
+shadow follows the same tokens: those that were drafted are there already, the last one or two are
+grown with the next draft. The draft's law is the policy's sampler chain on the draft's rows unless
+another one is given; any law is legal, the closer the better.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from decodery.core.branches import branch_footprint
+from decodery.core.decoder import Requests, Task
+from decodery.core.errors import ParameterError
+from decodery.core.requests import Grow, Open
+from decodery.core.sampler import Chain
+from decodery.core.source import Model, Policy, Source, same_tokens
+from decodery.core.tree import Node
+from decodery.methods.speculative.candidates import Candidates, Drawn
+from decodery.methods.speculative.drafters import Drafter, Drafts, Session, Steps, Stream
+from decodery.methods.speculative.drafts import draft_source, loaded
+from decodery.methods.speculative.law import Law
+from decodery.methods.speculative.shapes import End, Shape
+
+
+@dataclass(frozen=True)
+class Drawing(Drafter):
+    """Candidates of a shape, drawn from a source through `sampler` (None: the policy's own).
+
+    `draft` is the source, or says which it is (`drafts.py`).
+    """
+
+    draft: str | Source | None
+    shape: Shape
+    sampler: Chain | None = None
+
+    @property
+    def drawn(self) -> Drawn:  # type: ignore[override]
+        return self.shape.drawn
+
+    @property
+    def width(self) -> int:  # type: ignore[override]
+        return self.shape.width
+
+    @property
+    def nodes(self) -> int:  # type: ignore[override]
+        return self.shape.nodes
+
+    def equipped(self, load: Callable[[str], Source]) -> Drawing:
+        return replace(self, draft=loaded(self.draft, load))
+
+    def policy(self, task: Task) -> Policy:
+        """What drafts are drawn from. Raises `ParameterError` for a source of other tokens."""
+        source = draft_source(task.policy.source, self.draft)
+        if not same_tokens(task.policy.source, source):
+            raise ParameterError(
+                f"{source.name} and {task.policy.source.name} have different tokenizers; a draft"
+                " needs the same one"
+            )
+        return Policy(source, task.policy.sampler if self.sampler is None else self.sampler)
+
+    def session(self, task: Task) -> SourceSession:
+        return SourceSession(self, task)
+
+    def slots(self, task: Task, streams: int) -> dict[Model, int]:
+        def footprint(prompt_length: int, max_tokens: int) -> int:
+            return branch_footprint(streams, prompt_length, max_tokens) + streams * self.nodes
+
+        return self.policy(task).source.slots(task, task.prompt, footprint)
+
+
+class SourceSession(Session):
+    def __init__(self, drafter: Drawing, task: Task) -> None:
+        self.shape = drafter.shape
+        self.policy = drafter.policy(task)
+        self.task = task
+        self._shadows: dict[int, Node] = {}  # the end of each stream, on the draft's tree
+        self._drafted: Counter[tuple[int, int]] = Counter()  # (sequence, position) -> times
+
+    def open(self) -> Steps:
+        self.root: Node = yield Open(self.policy, self.task.prompt)
+
+    # -- drafting --------------------------------------------------------------------------------
+
+    def draft(self, streams: Sequence[Stream], budget: int) -> Drafts:
+        yield from self._catch_up(streams)
+        drafts = [Candidates(stream.tip, stream.sequence) for stream in streams]
+        growing = [
+            _Growing(draft, [_Branch(draft.tip, self._shadow(stream))], stream.room - 1, budget)
+            for draft, stream in zip(drafts, streams, strict=True)
+        ]
+        for level in range(self.shape.depth):
+            growing = [item for item in growing if item.branches and item.room > level]
+            for item in growing:
+                self._level(item, level)
+            waiting = [branch.shadow for item in growing for branch in item.branches]
+            if not waiting or level + 1 == self.shape.depth:
+                break
+            yield Grow(waiting, keep_rows=True)
+        return drafts
+
+    def _catch_up(self, streams: Sequence[Stream]) -> Generator[Requests, Any, None]:
+        waiting = [node for item in streams for node in _not_grown(self._shadow(item))]
+        if waiting:
+            yield Grow(waiting, keep_rows=True)
+        for stream in streams:
+            for above in self._shadow(stream).ancestors():
+                if not above.has_row:
+                    break
+                above.release_row()
+
+    def _level(self, item: _Growing, level: int) -> None:
+        ends = [self._end(branch, item.draft.sequence) for branch in item.branches]
+        below: list[_Branch] = []
+        picked = self.shape.level(level, ends)
+        for branch, end, picks in zip(item.branches, ends, picked, strict=True):
+            law = None if self.shape.drawn == "fixed" else end.law
+            nodes = item.draft.add(branch.node, [pick.token for pick in picks], law)
+            made: dict[Node, _Branch] = {}
+            for node, pick in zip(nodes, picks, strict=True):
+                if node not in made and not self._is_dead(node):
+                    shadow = branch.shadow.child(pick.token, item.draft.sequence)
+                    made[node] = _Branch(node, shadow, pick.log_chance, pick.key)
+            below += made.values()
+        item.branches = below
+
+    def _end(self, branch: _Branch, sequence: int) -> End:
+        position = branch.node.depth
+        self._drafted[sequence, position] += 1
+        number = self._drafted[sequence, position]
+        stream = self.task.stream
+        return End(
+            Law.of(branch.shadow.policy_row(sequence)),
+            lambda index: stream.uniform(sequence, position, f"draft {index}", number),
+            branch.log_chance,
+            branch.key,
+        )
+
+    def _is_dead(self, node: Node) -> bool:
+        """Whether nothing can come after a candidate."""
+        stopping = self.task.stopping
+        ends = node.token in stopping.eos_ids and not stopping.ignore_eos
+        return ends or node.token in stopping.stop_ids
+
+    # -- following -------------------------------------------------------------------------------
+
+    def _shadow(self, stream: Stream) -> Node:
+        return self._shadows.get(stream.sequence, self.root)
+
+    def moved(self, stream: Stream, path: Sequence[Node]) -> None:
+        node = self._shadow(stream)
+        for step in path:
+            known = [item for item in node.children if _is_of(item, stream)]
+            after = next((item for item in known if item.token == step.token), None)
+            for other in known:
+                if other is not after:
+                    other.drop()
+            node = after or node.child(step.token, stream.sequence)
+        for rest in [item for item in node.children if _is_of(item, stream)]:
+            rest.drop()
+        self._shadows[stream.sequence] = node
+
+    def ended(self, stream: Stream) -> None:
+        shadow = self._shadows.pop(stream.sequence, None)
+        if shadow is not None and not shadow.is_root:
+            shadow.abandon()
+
+
+@dataclass
+class _Branch:
+    """The end of a branch on both trees."""
+
+    node: Node
+    shadow: Node
+    log_chance: float = 0.0
+    key: float = 0.0
+
+
+@dataclass
+class _Growing:
+    """A draft in the making: the ends of its branches, and how deep it may go."""
+
+    draft: Candidates
+    branches: list[_Branch]
+    room: int
+    budget: int
+
+
+def _is_of(node: Node, stream: Stream) -> bool:
+    return node.sequence == stream.sequence
+
+
+def _not_grown(node: Node) -> list[Node]:
+    """The node and those above it that are not grown yet, from the top."""
+    found: list[Node] = []
+    while not node.grown:
+        found.append(node)
+        assert node.parent is not None
+        node = node.parent
+    return found[::-1]

@@ -1,0 +1,48 @@
+"""Speculative Jacobi decoding: a window of guesses, verified against the laws they were drawn from.
+
+No draft model: the guesses after the text were drawn from the model's own laws of the step before
+(`jacobi.py`). The text has exactly the policy's law. Made for image tokens, whose laws hardly
+depend on the last few tokens; on text it gains little.
+
+Teng, Shi, Liu, Ning, Dai, Wang, Li, Liu: Accelerating Auto-regressive Text-to-Image Generation with
+Training-free Speculative Jacobi Decoding (2025), arXiv:2410.01699.
+"""
+
+from __future__ import annotations
+
+from decodery.core.card import Card, Method
+from decodery.core.params import Parameters, parameter
+from decodery.methods.speculative.jacobi import Guess, Jacobi
+
+CARD = Card(
+    name="sjd",
+    kind="decoder",
+    family="speculative",
+    summary="Verify a window of the model's own guesses; redraw those behind the first refusal.",
+    guarantee="exact",
+    law="the policy's own law, token by token",
+    title="Accelerating Auto-regressive Text-to-Image Generation with Training-free Speculative"
+    " Jacobi Decoding",
+    authors="Teng, Shi, Liu, Ning, Dai, Wang, Li, Liu",
+    year=2025,
+    arxiv="2410.01699",
+    calls_per_token="1 / tokens accepted a step (window + 1 tokens wide)",
+    deviations=("guesses may have the uniform law (jacobi_guess=uniform): also exact, better",),
+)
+
+
+class Params(Parameters):
+    jacobi_window: int = parameter(16, ge=1, le=256, unit="tokens", help="Guesses a step, at most.")
+    jacobi_guess: Guess = parameter(
+        "random",
+        help="First guesses: random, uniform (random, verified against the uniform law), or repeat"
+        " (the token before).",
+    )
+    n: int = parameter(1, ge=1, le=1024, unit="sequences", help="How many sequences to draw.")
+
+
+def build(params: Params) -> Jacobi:
+    return Jacobi(params.jacobi_window, "sjd", params.jacobi_guess, n=params.n)
+
+
+METHOD = Method(CARD, Params, build)
