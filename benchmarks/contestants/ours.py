@@ -1,4 +1,5 @@
-"""decodery as a contestant. Settings as for `decodery.load`: `model`, `weights`, `device`."""
+"""decodery as a contestant. Settings as for `decodery.load`: `model`, `weights`, `device`, and
+`prefix_cache`. A job's `speculation` is the parameter of that name."""
 
 from __future__ import annotations
 
@@ -24,7 +25,12 @@ class Ours(Contestant):
 
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         device = settings.get("device", "cpu")
-        self.model = load(settings.get("model"), weights=settings["weights"], device=device)
+        self.model = load(
+            settings.get("model"),
+            weights=settings["weights"],
+            device=device,
+            prefix_cache=settings.get("prefix_cache", True),
+        )
         transformer = self.model.transformer
         floats = transformer.parameters * transformer.dtype.itemsize
         return Loaded(
@@ -34,20 +40,26 @@ class Ours(Contestant):
         )
 
     def run(self, job: Job) -> Made:
-        return self._alone(job) if len(job.requests) == 1 else self._together(job)
+        return self._in_turn(job) if job.places == 1 else self._together(job)
 
-    def _alone(self, job: Job) -> Made:
-        """One prompt, as a user asks for it."""
+    def _in_turn(self, job: Job) -> Made:
+        """One prompt after another, as a user asks for it."""
         greedy = {"method": "greedy"}
         sampled = {"method": "sample", "n": job.samples, "temperature": job.temperature}
-        found = self.model.generate(
-            job.requests[0].prompt,
-            max_tokens=job.requests[0].new_tokens,
-            ignore_eos=True,
-            seed=job.seed,
-            **(sampled if job.temperature else greedy),
-        )
-        return Made([len(sample.tokens) for sample in found.samples], text=found.samples[0].text)
+        found = [
+            self.model.generate(
+                request.prompt,
+                max_tokens=request.new_tokens,
+                ignore_eos=True,
+                seed=job.seed,
+                speculation=job.speculation or "off",
+                **(sampled if job.temperature else greedy),
+            )
+            for request in job.requests
+        ]
+        samples = [sample for item in found for sample in item.samples]
+        calls = sum(item.report.model_calls - 1 for item in found)
+        return Made([len(sample.tokens) for sample in samples], samples[0].text, calls=calls)
 
     def _together(self, job: Job) -> Made:
         """Many prompts in one runner, at most `places` of them at once."""

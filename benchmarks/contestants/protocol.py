@@ -7,9 +7,10 @@
 Every answer also has `peak_mb`, the peak memory of the process and its children so far; one to an
 order that failed has `error` instead. A job is `requests`, each a prompt of token ids and how many
 new tokens it wants, with `samples`, `temperature` (0 is greedy), `places` (how many requests may
-run at once) and `seed`. End tokens do not end anything, so every contestant makes the same number
-of tokens. `counts` are the tokens of each continuation, samples of one prompt one after another;
-`cpu` are seconds of all threads of the process.
+run at once), `seed` and `speculation` (a way of drafting that the contestant has; none: off). End
+tokens do not end anything, so every contestant makes the same number of tokens. `counts` are the
+tokens of each continuation, samples of one prompt one after another; `cpu` are seconds of all
+threads of the process.
 
 Standard library only: each contestant runs in an interpreter of its own.
 """
@@ -46,6 +47,7 @@ class Job:
     temperature: float = 0.0
     places: int = 1
     seed: int = 0
+    speculation: str = ""
 
     @classmethod
     def read(cls, values: dict[str, Any]) -> Job:
@@ -72,11 +74,15 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Made:
-    """What a job made: tokens of each continuation, and the text or ids of the first one."""
+    """What a job made: tokens of each continuation, and the text or ids of the first one.
+
+    `calls` are forwards of the model after the prompts, where the contestant counts them.
+    """
 
     counts: list[int]
     text: str = ""
     ids: list[int] = field(default_factory=list)
+    calls: int = 0
 
 
 class Contestant(ABC):

@@ -17,6 +17,12 @@ from protocol import Contestant, Job, Loaded, Made, Request, installed, serve
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 PADDING = 0
+SPECULATION = {
+    "": {},
+    "prompt lookup 3": {"prompt_lookup_num_tokens": 3},
+    "prompt lookup 10": {"prompt_lookup_num_tokens": 10},
+    "early exit 8": {"assistant_early_exit": 8},
+}
 
 
 class Transformers(Contestant):
@@ -59,6 +65,7 @@ class Transformers(Contestant):
             attention_mask=torch.tensor(mask, device=self.model.device),
             max_new_tokens=max(item.new_tokens for item in batch),
             num_return_sequences=job.samples,
+            **SPECULATION[job.speculation],
             **(sampling if job.temperature else {"do_sample": False}),
         )
         return made[:, longest:]

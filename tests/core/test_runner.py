@@ -498,7 +498,7 @@ def test_a_trace_holds_the_run(tmp_path):
     ]
     assert tuple(emitted) == item.tokens
     trace.save(tmp_path / "trace.json")
-    assert (tmp_path / "trace.json").read_text().startswith('{"format": 1')
+    assert (tmp_path / "trace.json").read_text().startswith('{"format": 2')
 
 
 def test_a_trace_notes_dropped_nodes():

@@ -234,10 +234,18 @@ def submit(
         run.cache_salt,
         read.messages,
     )
-    record = Trace() if trace is True else (trace or None)
+    record = Trace() if trace is True else (trace if isinstance(trace, Trace) else None)
     decoder = plan.decoder.equipped(text_model(source).beside)
     handle = runner.submit(decoder, task, Budget(run.max_calls, run.max_seconds), trace=record)
     parameters = plan.describe() | {"max_tokens": {"value": noted.value, "from": noted.origin}}
+    if record is not None:
+        record.about = {
+            "method": plan.method,
+            "model": source.name,
+            "seed": plan.seed,
+            "parameters": parameters,
+            "prompt": read.text,
+        }
 
     def finish(handle: Handle) -> Generation:
         return Generation(

@@ -11,7 +11,7 @@ then truncation. `sampler_order` names another order.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,6 +26,10 @@ from decodery.core.source import Recipe
 Origin = Literal["user", "model", "default", "random"]
 DEFAULT_DECODER = "sample"
 DEFAULT_MAX_TOKENS = 256
+AUTO, OFF = "auto", "off"
+AUTO_METHOD = "speculate"  # what speculation auto is
+SPECULATIVE = "speculative"  # the family
+PLAIN = ("sample", "greedy")  # the decoders that speculation makes faster
 
 
 class RunParams(Parameters):
@@ -52,6 +56,11 @@ class RunParams(Parameters):
     )
     sampler_order: tuple[str, ...] = parameter(
         (), help="Names of the samplers in the order to apply them; default: by their place."
+    )
+    speculation: str | None = parameter(
+        None,
+        help="Draft tokens and verify several in one forward: auto (as far as it pays; the text"
+        " stays the same), off, or a speculative method. Default: off; `decodery run`: auto.",
     )
     blend: str | None = parameter(
         None, help="Decode from this blend over the model; `--method BLEND` does so by itself."
@@ -104,9 +113,11 @@ def make_plan(
     run_values = {name: rest.pop(name) for name in RunParams.model_fields if name in rest}
     run = make(RunParams, run_values, "run")
     decoder_method, blend, samplers = _parts(method, run.blend)
-    decoder_values = _own(decoder_method, rest)
+    speculative = _speculative(decoder_method, run.speculation)
+    decoder_values = _own(speculative or decoder_method, rest)
     blend_values = _own(blend, rest)
-    chosen = _assign(rest, [item for item in (decoder_method, blend) if item], samplers)
+    taken = [item for item in (decoder_method, speculative, blend) if item]
+    chosen = _assign(rest, taken, samplers)
     origin: Origin = "user"
     if method is None and blend is None and not chosen and recommended:
         chosen = _assign(dict(recommended), [], [])
@@ -124,9 +135,15 @@ def make_plan(
         assert isinstance(method, Decoder)
         decoder, name = method, type(method).__name__
     else:
-        params = make(decoder_method.params, decoder_values, decoder_method.name)
-        _note(parameters, params, decoder_values, "user")
-        decoder = decoder_method.build(params)
+        made = speculative or decoder_method
+        params = make(made.params, decoder_values, made.name)
+        shown = made.params.model_fields
+        if speculative is not None and run.speculation == AUTO:
+            shown = decoder_values  # how it drafts changes nothing of the text
+        _note(parameters, params, decoder_values, "user", shown)
+        decoder = made.build(params)
+        if speculative is not None and decoder_method.name == "greedy":
+            decoder = _greedy(decoder)
         name = method if isinstance(method, str) else decoder_method.name
     recipe = None
     if blend is not None:
@@ -162,6 +179,33 @@ def _parts(
         f"{found.name} is a {found.card.kind} and cannot decode alone; name a decoder or a sampler"
         f" (for a scorer: method best_of_n with scorer={found.name})"
     )
+
+
+def _speculative(decoder: Method | None, speculation: str | None) -> Method | None:
+    """The speculative method that takes the decoder's place, if any does."""
+    if speculation in (None, OFF):
+        return None
+    if decoder is None or decoder.name not in PLAIN:
+        if speculation == AUTO:
+            return None  # as far as it pays: here it has no place
+        raise ParameterError(
+            f"speculation {speculation} makes methods {' and '.join(PLAIN)} faster, not"
+            f" {'a decoder object' if decoder is None else decoder.name}"
+        )
+    if speculation == AUTO:
+        return registry.get(AUTO_METHOD, "decoder")
+    names = [item.name for item in registry.of_kind("decoder") if item.card.family == SPECULATIVE]
+    if speculation not in names:
+        raise ParameterError(
+            f"speculation is {speculation!r}; {nearest(speculation, [AUTO, OFF, *names])}"
+        )
+    return registry.get(speculation, "decoder")
+
+
+def _greedy(decoder: Decoder) -> Decoder:
+    if decoder.sequences > 1:
+        raise ParameterError(f"n is {decoder.sequences}; greedy decoding has one answer")
+    return decoder.certain()
 
 
 def _own_decoder(blend: Method | None) -> str:
@@ -230,9 +274,13 @@ def refuse_idle(decoder: Decoder, sampler: Chain) -> None:
 
 
 def _note(
-    noted: dict[str, Effective], params: Parameters, given: Mapping[str, Any], origin: Origin
+    noted: dict[str, Effective],
+    params: Parameters,
+    given: Mapping[str, Any],
+    origin: Origin,
+    shown: Iterable[str] | None = None,
 ) -> None:
-    for name in type(params).model_fields:
+    for name in type(params).model_fields if shown is None else shown:
         noted[name] = Effective(getattr(params, name), origin if name in given else "default")
 
 

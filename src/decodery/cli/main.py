@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from decodery.cli import cache, doctor, methods, new_method, reproduce, train
+from decodery.cli import cache, doctor, methods, new_method, reproduce, trace, train
 from decodery.cli.flags import generated_flags, with_flags
 from decodery.cli.output import err
 from decodery.cli.run import INTERRUPTED, run
@@ -35,6 +35,7 @@ def make_app() -> typer.Typer:
     app.add_typer(methods.app, name="methods")
     app.command("reproduce")(reproduce.reproduce)
     app.add_typer(train.make_app(), name="train")
+    app.add_typer(trace.app, name="trace")
     app.command("doctor")(doctor.doctor)
     app.add_typer(cache.app, name="cache")
     app.command("new-method")(new_method.new_method)

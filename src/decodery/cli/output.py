@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 _LONGEST_VALUE = 80  # characters of a text among the parameters of a run
+_MOST_DEPTHS = 8  # whose acceptance stands in a line
 
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -35,6 +36,20 @@ def cost_line(method: str, seed: int, report: Mapping[str, Any]) -> str:
         f"{report['tokens_emitted']} tokens in {report['seconds']:.2f} s"
         f" ({report['tokens_per_second']:.1f}/s), {report['model_calls']} model calls,"
         f" {report['tokens_evaluated']} tokens evaluated{cached}, method {method}, seed {seed}"
+    )
+
+
+def speculation_line(report: Mapping[str, Any]) -> str | None:
+    """What drafts came to in a run, one line; None where there were none."""
+    tally = report["details"].get("speculation")
+    if not tally or not tally["nodes"]:
+        return None
+    by_depth = [f"{share:.2f}" for share in tally["acceptance_by_depth"]]
+    more = " ..." if len(by_depth) > _MOST_DEPTHS else ""
+    return (
+        f"speculation: {tally['tokens_per_step']:.2f} tokens a step,"
+        f" {tally['accepted_per_step']:.2f} of {tally['nodes_per_step']:.2f} drafted accepted"
+        f" ({' '.join(by_depth[:_MOST_DEPTHS])}{more} by depth)"
     )
 
 

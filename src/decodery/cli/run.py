@@ -9,7 +9,15 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from decodery.cli.output import cost_line, err, out, parameters_line, print_json, write
+from decodery.cli.output import (
+    cost_line,
+    err,
+    out,
+    parameters_line,
+    print_json,
+    speculation_line,
+    write,
+)
 from decodery.core.errors import ParameterError, PromptError
 from decodery.core.trace import Trace
 
@@ -63,8 +71,9 @@ def run(
 ) -> None:
     """Answer a prompt with any method; text streams as it is decoded."""
     from decodery.api.load import load
-    from decodery.api.plan import make_plan
+    from decodery.api.plan import AUTO, make_plan
 
+    values.setdefault("speculation", AUTO)
     make_plan(method, values)  # names and ranges are refused before a model is loaded
     if trace_rows < 0:
         raise ParameterError(f"--trace-rows is {trace_rows}; allowed is 0 or more")
@@ -111,6 +120,9 @@ def run(
     if not quiet and not as_json:
         err.print(parameters_line(generation.parameters), style="dim", markup=False)
         report = generation.report.to_dict()
-        err.print(cost_line(generation.method, generation.seed, report), style="dim", markup=False)
+        lines = cost_line(generation.method, generation.seed, report), speculation_line(report)
+        for line in lines:
+            if line is not None:
+                err.print(line, style="dim", markup=False)
     if interrupted:
         raise typer.Exit(INTERRUPTED)

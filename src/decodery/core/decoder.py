@@ -82,6 +82,13 @@ class Decoder(ABC):
         """How many completions it returns, unless a budget cuts it short."""
         return 1
 
+    def certain(self) -> Decoder:
+        """This decoder taking the policy's most probable token everywhere, as greedy decoding does.
+
+        Raises `ParameterError` for one that has no such form.
+        """
+        raise ParameterError(f"{self!r} has no greedy form")
+
     def equipped(self, load: Callable[[str], Source]) -> Decoder:
         """This decoder with the models that it names, loaded; `load` gets one by its name."""
         return self
@@ -89,6 +96,10 @@ class Decoder(ABC):
     @abstractmethod
     def decode(self, task: Task) -> Decoding:
         """The coroutine. It may catch `BudgetExhausted` to return the best it has."""
+
+    def totals(self, completions: Sequence[Completion]) -> dict[str, Any]:
+        """What the report says of all completions together, as data for JSON."""
+        return {}
 
     def footprint(self, prompt_length: int, max_tokens: int) -> int:
         """The most tokens of the task's source this decoder keeps alive at once.

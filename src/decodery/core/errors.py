@@ -48,6 +48,10 @@ class CapacityError(DecoderyError):
     """A request that needs more cache than the model has, even alone."""
 
 
+class TraceError(DecoderyError):
+    """A trace file that is missing, damaged, or of another format."""
+
+
 class RowError(DecoderyError):
     """A row that is no distribution: NaN, plus infinity, or nothing allowed."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from decodery.core.decoder import Completion, Decoder, Decoding, Task
@@ -16,8 +16,25 @@ from decodery.core.tree import Tree
 
 
 @dataclass
+class Cost:
+    """What a request asked of one model.
+
+    Seconds are wall time of the whole forwards that it took part in, others' share included.
+    """
+
+    calls: int = 0
+    tokens_evaluated: int = 0
+    cached_tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
 class Report:
-    """What a request cost. Seconds are wall time from admission to the end."""
+    """What a request cost. Seconds are wall time from admission to the end.
+
+    `models` has the share of each model by its name, `details` what the method counted over all of
+    its sequences (`Decoder.totals`).
+    """
 
     model_calls: int = 0  # forwards this request took part in
     tokens_evaluated: int = 0  # tokens that went through a model for it, the prompt included
@@ -28,13 +45,19 @@ class Report:
     seconds: float = 0.0
     queue_seconds: float = 0.0
     first_token_seconds: float | None = None
+    models: dict[str, Cost] = field(default_factory=dict[str, Cost])
+    details: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def cost(self, model: str) -> Cost:
+        """The share of a model, begun with zeros."""
+        return self.models.setdefault(model, Cost())
 
     @property
     def tokens_per_second(self) -> float:
         return self.tokens_emitted / self.seconds if self.seconds > 0 else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        return {**self.__dict__, "tokens_per_second": self.tokens_per_second}
+        return {**asdict(self), "tokens_per_second": self.tokens_per_second}
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,12 @@ class Language(ABC):
     def pieces(self) -> Sequence[bytes | None]:
         """What each token [vocab_size] adds to a text; None for special tokens and unused ids."""
 
+    def shown(self, token: int) -> str:
+        """A token as a person sees it alone; what is no whole character in the form \\xe4\\xb8."""
+        pieces = self.pieces()
+        piece = pieces[token] if 0 <= token < len(pieces) else None
+        return f"<{token}>" if piece is None else piece.decode("utf-8", "backslashreplace")
+
     @abstractmethod
     def same_as(self, other: Language) -> bool:
         """Whether every token id means the same in both."""

@@ -28,6 +28,15 @@ from decodery.core.errors import (
     TreeError,
 )
 from decodery.core.handle import Budget, Handle
+from decodery.core.recording import (
+    note_call,
+    note_dropped,
+    note_emitted,
+    note_end,
+    note_grown,
+    note_scores,
+    watch,
+)
 from decodery.core.requests import Call, Emit, Grow, Open, Request, Score
 from decodery.core.row import Row
 from decodery.core.source import (
@@ -40,7 +49,7 @@ from decodery.core.source import (
     unreserve,
 )
 from decodery.core.stopping import FinishReason
-from decodery.core.trace import Trace, record_node
+from decodery.core.trace import Trace
 from decodery.core.tree import Node, Tree
 
 
@@ -168,6 +177,7 @@ class Runner:
             if isinstance(request, Open):
                 request.policy.source.check_prompt(request.prompt, 0)
                 tree = _plant(request.policy, tuple(request.prompt), handle.task)
+                watch(handle, tree)
                 handle.trees.append(tree)
                 handle.answers[index] = tree.root
             elif isinstance(request, Grow):
@@ -206,23 +216,18 @@ class Runner:
                 handle.error = error
             return
         seconds = time.perf_counter() - started
+        if model.costs is not None and all(len(growth.tokens) == 1 for _, growth in batch):
+            model.costs.note(len(batch), seconds)
         counts: dict[int, tuple[Handle, list[Growth]]] = {}
         for (handle, growth), result in zip(batch, grown, strict=True):
             counts.setdefault(id(handle), (handle, []))[1].append(growth)
-            handle.report.tokens_evaluated += len(growth.tokens) - result.cached
-            handle.report.cached_tokens += result.cached
+            for share in (handle.report, handle.report.cost(model.name)):
+                share.tokens_evaluated += len(growth.tokens) - result.cached
+                share.cached_tokens += result.cached
             _receive(handle, model, growth.node, result)
         for handle, growths in counts.values():
-            handle.report.model_calls += 1
-            if handle.trace is not None:
-                handle.trace.add(
-                    "call",
-                    step=self.steps,
-                    model=model.name,
-                    nodes=len(growths),
-                    batch_nodes=len(batch),
-                    seconds=seconds,
-                )
+            _account(handle, model, seconds)
+            note_call(handle, self.steps, model, len(growths), len(batch), seconds)
 
     def _settle(self, handle: Handle) -> None:
         """Combine blends' rows, check rows and record what was grown."""
@@ -232,8 +237,7 @@ class Runner:
                     nodes = [answer] if isinstance(request, Open) else answer
                     for node in cast("list[Node]", nodes):
                         _combine(node)
-                        if handle.trace is not None:
-                            record_node(handle.trace, handle.trees.index(node.tree), node)
+                        note_grown(handle, self.steps, node)
         except Exception as error:
             handle.error = error
 
@@ -264,17 +268,17 @@ class Runner:
                 handle.answers[index] = scores[start:end]
                 handle.report.score_calls += 1
                 handle.report.items_scored += len(request.candidates)
-                if handle.trace is not None:
-                    handle.trace.add("score", scorer=scorer.name, values=scores[start:end].tolist())
+                note_scores(handle, scorer, scores[start:end].tolist())
                 start = end
 
     def _call(self) -> None:
         for handle in list(self.live):
             for index, request in enumerate(handle.requests):
                 if isinstance(request, Call):
+                    started = time.perf_counter()
                     try:
                         handle.answers[index] = request.function(request.model)
-                        handle.report.model_calls += 1
+                        _account(handle, request.model, time.perf_counter() - started)
                     except Exception as error:
                         self._fail(handle, error)
                         break
@@ -283,12 +287,17 @@ class Runner:
 
     def _end(self, handle: Handle, value: Any) -> None:
         """A decoder returned: what it gave must be completions."""
-        if _are_completions(value):
-            self._finish(handle, value)
-        else:
+        if not _are_completions(value):
             kind = type(value).__name__
             error = DecoderyError(f"{handle.decoder!r} returned {kind}, not a list of completions")
             self._fail(handle, error)
+            return
+        try:
+            handle.report.details = handle.decoder.totals(value)
+        except Exception as error:
+            self._fail(handle, error)
+        else:
+            self._finish(handle, value)
 
     def _finish(self, handle: Handle, completions: list[Completion]) -> None:
         handle.completions = completions
@@ -310,25 +319,15 @@ class Runner:
             unreserve(handle.needs)  # after the slots are back: another thread may take them now
         handle.requests = ()
         handle.answers = [None] * len(handle.answers)  # a kept handle must not keep its nodes
-        handle.trees = []
         now = time.perf_counter()
         handle.report.seconds = now - (handle.admitted or now)
-        if handle.trace is not None and handle.completions is not None:
-            for item in handle.completions:
-                handle.trace.add(
-                    "completion",
-                    sequence=item.sequence,
-                    tokens=list(item.tokens),
-                    finish_reason=item.finish_reason,
-                    score=item.score,
-                )
+        note_end(handle)
+        handle.trees = []
 
     def _give_back(self) -> None:
         for handle in self.live:
+            note_dropped(handle)
             for tree in handle.trees:
-                if tree.pruned and handle.trace is not None:
-                    handle.trace.add("drop", tree=handle.trees.index(tree), nodes=tree.pruned)
-                tree.pruned = []
                 _release(tree)
 
 
@@ -341,6 +340,14 @@ def _prepared(decoder: Decoder, task: Task) -> Decoding:
     if source is not task.policy.source:
         task = replace(task, policy=Policy(source, task.policy.sampler))
     return (yield from decoder.decode(task))
+
+
+def _account(handle: Handle, model: Model, seconds: float) -> None:
+    """A request took part in a forward, or called a function on a model."""
+    handle.report.model_calls += 1
+    cost = handle.report.cost(model.name)
+    cost.calls += 1
+    cost.seconds += seconds
 
 
 def _are_completions(value: Any) -> TypeGuard[list[Completion]]:
@@ -460,8 +467,7 @@ def _emit(handle: Handle, request: Emit) -> None:
     report.tokens_emitted += len(request.tokens)
     handle.emitted.setdefault(request.sequence, []).extend(request.tokens)
     handle.unread.append(request)
-    if handle.trace is not None:
-        handle.trace.add("emit", sequence=request.sequence, tokens=list(request.tokens))
+    note_emitted(handle, request)
 
 
 def _emitted(handle: Handle, reason: FinishReason) -> list[Completion]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from decodery.core.costs import StepCosts
 from decodery.core.errors import ParameterError, PromptError
 from decodery.core.language import Language
 from decodery.core.row import Row
@@ -35,7 +36,8 @@ class Source(ABC):
 
     `context_length` is the longest path in tokens, prompt included; None means unbounded.
     `language` is what its tokens mean, None where they are numbers and no more. `depth` is how many
-    layers it has, None where it has none.
+    layers it has, None where it has none; `parameters` how many trained numbers, None where that is
+    not known.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Source(ABC):
     context_length: int | None = None
     language: Language | None = None
     depth: int | None = None
+    parameters: int | None = None
 
     def part(self, name: str, file: str | None = None) -> Mapping[str, npt.NDArray[np.floating]]:
         """The tensors of something trained for this source: a file's, or those that come with it.
@@ -125,6 +128,7 @@ class Model(Source):
 
     capacity: int | None = None
     reserved: int = 0  # slots promised to live requests, of all runners together
+    costs: StepCosts | None = None  # measured by runners, where there is one
 
     @abstractmethod
     def forward(self, growths: Sequence[Growth]) -> Sequence[Grown]:
@@ -164,6 +168,12 @@ class Blend(Source):
         self.eos_ids = first.eos_ids
         self.language = first.language
         self.context_length = min(lengths, default=None)
+
+    @property
+    def parameters(self) -> int | None:  # type: ignore[override]
+        """Of all models under it, each counted once."""
+        known = [leaf.parameters for leaf in dict.fromkeys(leaves(self))]
+        return None if None in known else sum(count for count in known if count is not None)
 
     def prompts(self, prompt: Sequence[int]) -> Sequence[Sequence[int]]:
         """The prompt of each member; by default all see the same."""

@@ -10,13 +10,14 @@ comes back to inner nodes grows with `keep_rows=True`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from decodery.core.errors import RowError, TreeError
+from decodery.core.errors import DecoderyError, RowError, TreeError
 from decodery.core.rng import Stream
 from decodery.core.row import Row
 from decodery.core.sampler import Context, State
@@ -30,7 +31,8 @@ class Tree:
 
     `members` are the trees of a blend's members, grown in step. `abandoned` collects the handles
     of dropped nodes until the runner gives them back to the model, `pruned` their indices until it
-    has noted them in the trace. `cache_salt` is the task's.
+    has noted them in the trace. `cache_salt` is the task's. `remarks` has what is known of nodes
+    that the trace has not noted yet; None unless one is kept.
     """
 
     __slots__ = (
@@ -42,6 +44,7 @@ class Tree:
         "policy",
         "prompt",
         "pruned",
+        "remarks",
         "root",
         "stream",
     )
@@ -63,6 +66,7 @@ class Tree:
         self.alive = 0  # nodes grown and not dropped
         self.abandoned: list[Any] = []
         self.pruned: list[int] = []
+        self.remarks: dict[Node, dict[str, float | None]] | None = None
         self.root = Node(
             tree=self,
             parent=None,
@@ -188,7 +192,24 @@ class Node:
             members=tuple(member.child(token) for member in self.members),
         )
         self.children.append(node)
+        if self.tree.remarks is not None:
+            self.tree.remarks[node] = {"log_p": node.log_chance()}
         return node
+
+    def proposed(self, probability: float) -> None:
+        """Say for the trace how probable this token was where it was proposed, before it grows."""
+        if self.tree.remarks is not None:
+            log_q = math.log(probability) if probability > 0.0 else None
+            self.tree.remarks.setdefault(self, {})["log_q"] = log_q
+
+    def log_chance(self) -> float | None:
+        """ln p of this token under the policy; None where the parent has no row, or no policy's."""
+        if self.parent is None or not self.parent.has_row:
+            return None
+        try:
+            return self.parent.policy_row(self.sequence).log_probability(self.token)
+        except DecoderyError:
+            return None
 
     def drop(self) -> None:
         """Remove this node and everything below it; its cache returns to the model."""

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from decodery.core.costs import StepCosts
 from decodery.core.errors import ParameterError
 from decodery.core.source import Grown, Growth, Model
 from decodery.models.attention import Attention, Clump
@@ -89,6 +90,7 @@ class CausalModel(Model):
         )
         self.graphs = graphs_for(transformer, self.cache)  # None but on CUDA
         self.prefixes = PrefixCache(self.cache, chunk=PROMPT_CHUNK, enabled=prefix_cache)
+        self.costs = StepCosts()
         self._turn = threading.Lock()
         self._exits: dict[int, CausalModel] = {}
 
@@ -97,6 +99,10 @@ class CausalModel(Model):
     @property
     def depth(self) -> int:  # type: ignore[override]
         return len(self.transformer.layers)
+
+    @property
+    def parameters(self) -> int:  # type: ignore[override]
+        return self.transformer.parameters
 
     def exit(self, layer: int) -> CausalModel:
         """This model left after its first `layer` layers: same weights, last norm and head.

@@ -48,6 +48,10 @@ class TokenizerLanguage(Language):
     def pieces(self) -> Sequence[bytes | None]:
         return self._pieces
 
+    def shown(self, token: int) -> str:
+        special = token in self.tokenizer.special_ids
+        return self.tokenizer.token(token) if special else super().shown(token)
+
     def same_as(self, other: Language) -> bool:
         return self is other or self.pieces() == other.pieces()
 

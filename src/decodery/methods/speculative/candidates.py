@@ -43,6 +43,8 @@ class Candidates:
         self.children[parent] = [made[token] for token in tokens]
         if law is not None:
             self.laws[parent] = law
+            for token, node in made.items():
+                node.proposed(law[token])
         return self.children[parent]
 
     def add_path(self, tokens: Sequence[int]) -> None:

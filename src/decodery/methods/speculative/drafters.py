@@ -62,10 +62,15 @@ class Drafter(ABC):
     drawn: ClassVar[Drawn]
     width: ClassVar[int] = 1  # candidates of one node, at most
     nodes: int  # below one tip, at most
+    hidden: ClassVar[bool] = False  # whether it reads hidden states of the policy's nodes
 
     @abstractmethod
     def session(self, task: Task) -> Session:
         """The drafter for one request. Raises `ParameterError` where it cannot work there."""
+
+    def certain(self) -> Drafter:
+        """This drafter for greedy decoding: with its most probable candidates in place of draws."""
+        return self
 
     def equipped(self, load: Callable[[str], Source]) -> Drafter:
         """This drafter with the models that it names, loaded."""

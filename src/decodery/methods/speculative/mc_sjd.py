@@ -15,7 +15,8 @@ from typing import Literal
 
 from decodery.core.card import Card, Method, Reduction
 from decodery.core.params import Parameters, parameter
-from decodery.methods.speculative.jacobi import Guess, Jacobi
+from decodery.methods.speculative.guesses import DISTANCE_HELP, HELP, GuessName, made
+from decodery.methods.speculative.jacobi import Jacobi
 
 CARD = Card(
     name="mc_sjd",
@@ -30,7 +31,10 @@ CARD = Card(
     year=2025,
     arxiv="2510.24211",
     calls_per_token="1 / tokens accepted a step (window + 1 tokens wide)",
-    reductions=(Reduction({"coupling_strength": 0.0}, "sjd", {"jacobi_window": 32}),),
+    reductions=(
+        Reduction({"coupling_strength": 0.0}, "sjd", {"jacobi_window": 32}),
+        Reduction({"jacobi_window": 0}, "sample"),
+    ),
     deviations=(
         "a guess that stays has the new law, as in one of the authors' three codes; the other two"
         " keep the old law, which is not exact",
@@ -45,23 +49,18 @@ class Params(Parameters):
     coupling_strength: float = parameter(
         1.0, ge=0.0, le=1.0, unit="probability", help="How often a guess is coupled, not redrawn."
     )
-    jacobi_window: int = parameter(32, ge=1, le=256, unit="tokens", help="Guesses a step, at most.")
-    jacobi_guess: Guess = parameter(
-        "random",
-        help="First guesses: random, uniform (random, verified against the uniform law), or repeat"
-        " (the token before).",
+    jacobi_window: int = parameter(
+        32, ge=0, le=256, unit="tokens", help="Guesses a step, at most; 0 is plain sampling."
     )
+    jacobi_guess: GuessName = parameter("random", help=HELP)
+    jacobi_distance: int | None = parameter(None, ge=1, le=65536, unit="tokens", help=DISTANCE_HELP)
     n: int = parameter(1, ge=1, le=1024, unit="sequences", help="How many sequences to draw.")
 
 
 def build(params: Params) -> Jacobi:
-    return Jacobi(
-        params.jacobi_window,
-        params.coupling,
-        params.jacobi_guess,
-        params.coupling_strength,
-        params.n,
-    )
+    guess = made(params.jacobi_guess, params.jacobi_distance, CARD.name)
+    strength = params.coupling_strength
+    return Jacobi(params.jacobi_window, params.coupling, guess, strength, params.n)
 
 
 METHOD = Method(CARD, Params, build)

@@ -18,9 +18,10 @@ from decodery.core.branches import branch_footprint
 from decodery.core.decoder import Requests, Task
 from decodery.core.errors import ParameterError
 from decodery.core.requests import Grow, Open
-from decodery.core.sampler import Chain
+from decodery.core.sampler import Chain, Sampler
 from decodery.core.source import Model, Policy, Source, same_tokens
 from decodery.core.tree import Node
+from decodery.methods.sampling.temperature import Temperature
 from decodery.methods.speculative.candidates import Candidates, Drawn
 from decodery.methods.speculative.drafters import Drafter, Drafts, Session, Steps, Stream
 from decodery.methods.speculative.drafts import draft_source, loaded
@@ -32,12 +33,15 @@ from decodery.methods.speculative.shapes import End, Shape
 class Drawing(Drafter):
     """Candidates of a shape, drawn from a source through `sampler` (None: the policy's own).
 
-    `draft` is the source, or says which it is (`drafts.py`).
+    `draft` is the source, or says which it is (`drafts.py`). `temperature` takes the place of the
+    sampler's own; `most` cuts the shape to so many candidates below one end.
     """
 
     draft: str | Source | None
     shape: Shape
     sampler: Chain | None = None
+    temperature: float | None = None
+    most: int | None = None
 
     @property
     def drawn(self) -> Drawn:  # type: ignore[override]
@@ -49,7 +53,11 @@ class Drawing(Drafter):
 
     @property
     def nodes(self) -> int:  # type: ignore[override]
-        return self.shape.nodes
+        return self.shape.nodes if self.most is None else min(self.most, self.shape.nodes)
+
+    def certain(self) -> Drawing:
+        """This drafter with the most probable candidates in place of drawn ones."""
+        return replace(self, shape=self.shape.certain())
 
     def equipped(self, load: Callable[[str], Source]) -> Drawing:
         return replace(self, draft=loaded(self.draft, load))
@@ -62,7 +70,10 @@ class Drawing(Drafter):
                 f"{source.name} and {task.policy.source.name} have different tokenizers; a draft"
                 " needs the same one"
             )
-        return Policy(source, task.policy.sampler if self.sampler is None else self.sampler)
+        sampler = task.policy.sampler if self.sampler is None else self.sampler
+        if self.temperature is not None:
+            sampler = at_temperature(sampler, self.temperature)
+        return Policy(source, sampler)
 
     def session(self, task: Task) -> SourceSession:
         return SourceSession(self, task)
@@ -72,6 +83,26 @@ class Drawing(Drafter):
             return branch_footprint(streams, prompt_length, max_tokens) + streams * self.nodes
 
         return self.policy(task).source.slots(task, task.prompt, footprint)
+
+
+def at_temperature(sampler: Chain, temperature: float) -> Chain:
+    """A chain with this temperature in place of its own, or before what truncates.
+
+    Raises `ParameterError` where another stage sets the temperature.
+    """
+    kept: list[Sampler] = []
+    place: int | None = None
+    for stage in sampler.stages:
+        if isinstance(stage, Temperature):
+            place = len(kept) if place is None else place
+            continue
+        if stage.tempers:
+            raise ParameterError(f"a temperature of the draft: {stage!r} already sets one")
+        kept.append(stage)
+    if place is None:
+        cuts = (number for number, stage in enumerate(kept) if stage.truncates)
+        place = next(cuts, len(kept))
+    return Chain((*kept[:place], Temperature(temperature), *kept[place:]))
 
 
 class SourceSession(Session):
@@ -117,10 +148,11 @@ class SourceSession(Session):
     def _level(self, item: _Growing, level: int) -> None:
         ends = [self._end(branch, item.draft.sequence) for branch in item.branches]
         below: list[_Branch] = []
-        picked = self.shape.level(level, ends)
+        picked = self.shape.level(level, ends, item.left)
         for branch, end, picks in zip(item.branches, ends, picked, strict=True):
             law = None if self.shape.drawn == "fixed" else end.law
             nodes = item.draft.add(branch.node, [pick.token for pick in picks], law)
+            item.left -= len(set(nodes))
             made: dict[Node, _Branch] = {}
             for node, pick in zip(nodes, picks, strict=True):
                 if node not in made and not self._is_dead(node):
@@ -183,12 +215,12 @@ class _Branch:
 
 @dataclass
 class _Growing:
-    """A draft in the making: the ends of its branches, and how deep it may go."""
+    """A draft in the making: the ends of its branches, how deep it may go, and the nodes left."""
 
     draft: Candidates
     branches: list[_Branch]
     room: int
-    budget: int
+    left: int
 
 
 def _is_of(node: Node, stream: Stream) -> bool:

@@ -45,6 +45,8 @@ CARD = Card(
     deviations=(
         "keys of stochastic beams are drawn from the largest down, each a Gumbel variable truncated"
         " at the one before: the same law as perturbing all tokens, for a few draws",
+        "node_budget cuts a shape level by level: below every node of a level equally many, or"
+        " fewer beams",
     ),
 )
 
@@ -61,6 +63,12 @@ class Params(Parameters):
     branching: tuple[int, ...] = parameter(
         (), help="Children of a node, level by level (branching); default 2,2,2."
     )
+    node_budget: int | None = parameter(
+        None, ge=1, le=4096, unit="nodes", help="Most candidates of a step; default: the shape's."
+    )
+    draft_temperature: float | None = parameter(
+        None, gt=0.0, le=100.0, help="Temperature that drafts are drawn at; default: the run's own."
+    )
     n: int = parameter(1, ge=1, le=1024, unit="sequences", help="How many sequences to draw.")
 
 
@@ -71,7 +79,10 @@ def build(params: Params) -> Speculation:
         raise ParameterError("rsd: beams and levels are of tree=beam; give branching such as 2,2,2")
     beam = Beam(params.beams or 3, params.levels or 3)
     shape = beam if params.tree == "beam" else Branching(params.branching or (2, 2, 2))
-    return Speculation(Drawing(params.draft, shape), NodeWise(Recursive("distinct")), params.n)
+    drafter = Drawing(
+        params.draft, shape, temperature=params.draft_temperature, most=params.node_budget
+    )
+    return Speculation(drafter, NodeWise(Recursive("distinct")), params.n)
 
 
 METHOD = Method(CARD, Params, build)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from decodery.core.errors import ParameterError
 from decodery.methods.speculative.candidates import Drawn
@@ -54,8 +54,15 @@ class Shape(ABC):
     nodes: int  # at most
 
     @abstractmethod
-    def level(self, number: int, ends: Sequence[End]) -> list[list[Pick]]:
-        """The candidates below each end at level `number`, from 0, in the order they were drawn."""
+    def level(self, number: int, ends: Sequence[End], most: int) -> list[list[Pick]]:
+        """The candidates below each end at level `number`, from 0, in the order they were drawn.
+
+        At most `most` in all. How many an end gets may not depend on which they are.
+        """
+
+    @abstractmethod
+    def certain(self) -> Shape:
+        """This shape with the most probable candidates in place of drawn ones."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,8 @@ class Branching(Shape):
     def __post_init__(self) -> None:
         if not self.branching or min(self.branching) < 1:
             raise ParameterError(f"branching is {self.branching}; allowed are counts from 1 on")
+        if self.drawn == "hub" and set(self.branching) != {2}:
+            raise ParameterError(f"branching is {self.branching}; a hub draft has two at each node")
 
     @property
     def width(self) -> int:  # type: ignore[override]
@@ -85,9 +94,15 @@ class Branching(Shape):
             total += level
         return total - 1
 
-    def level(self, number: int, ends: Sequence[End]) -> list[list[Pick]]:
+    def level(self, number: int, ends: Sequence[End], most: int) -> list[list[Pick]]:
         draw = _DRAWS[self.drawn]
-        return [[Pick(token) for token in draw(end, self.branching[number])] for end in ends]
+        count = min(self.branching[number], most // len(ends))
+        if count < (2 if self.drawn == "hub" else 1):
+            return [[] for _ in ends]
+        return [[Pick(token) for token in draw(end, count)] for end in ends]
+
+    def certain(self) -> Branching:
+        return replace(self, drawn="fixed")
 
 
 @dataclass(frozen=True)
@@ -99,11 +114,19 @@ class Beam(Shape):
     stay. The largest of Gumbel variables and which one it is are independent, so the candidates of
     an end come in the order of draws without replacement from its law: each next one is drawn from
     what is left of the law, and its key is a Gumbel variable truncated at the one before.
+
+    With `drawn` "fixed" keys are not perturbed: the most probable branches, as in beam search.
     """
 
     beams: int = 3
     levels: int = 3
     drawn: Drawn = "distinct"
+
+    def __post_init__(self) -> None:
+        if min(self.beams, self.levels) < 1:
+            raise ParameterError(f"{self.beams} beams and {self.levels} levels: allowed from 1 on")
+        if self.drawn not in ("distinct", "fixed"):
+            raise ParameterError(f"beams are drawn distinct or fixed, not {self.drawn}")
 
     @property
     def width(self) -> int:  # type: ignore[override]
@@ -117,11 +140,27 @@ class Beam(Shape):
     def nodes(self) -> int:  # type: ignore[override]
         return self.beams * self.levels
 
-    def level(self, number: int, ends: Sequence[End]) -> list[list[Pick]]:
-        found = [self._below(end) for end in ends]
-        keys = sorted((pick.key for picks in found for pick in picks), reverse=True)
-        least = keys[min(self.beams, len(keys)) - 1]
-        return [[pick for pick in picks if pick.key >= least] for picks in found]
+    def level(self, number: int, ends: Sequence[End], most: int) -> list[list[Pick]]:
+        below = self._likeliest if self.drawn == "fixed" else self._below
+        found = [below(end) for end in ends]
+        ranked = sorted(
+            (-pick.key, place, rank)
+            for place, picks in enumerate(found)
+            for rank, pick in enumerate(picks)
+        )
+        kept = [0] * len(found)  # of each end, the first so many: keys fall along its candidates
+        for _, place, _ in ranked[: min(self.beams, most)]:
+            kept[place] += 1
+        return [picks[:count] for picks, count in zip(found, kept, strict=True)]
+
+    def certain(self) -> Beam:
+        return replace(self, drawn="fixed")
+
+    def _likeliest(self, end: End) -> list[Pick]:
+        worth = [
+            (token, end.log_chance + math.log(end.law[token])) for token in end.law.top(self.beams)
+        ]
+        return [Pick(token, log_chance, log_chance) for token, log_chance in worth]
 
     def _below(self, end: End) -> list[Pick]:
         picks: list[Pick] = []

@@ -16,9 +16,10 @@ beyond one is thrown away.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, ClassVar, cast
 
 from decodery.core.branches import branch_footprint
 from decodery.core.decoder import Completion, Decoder, Decoding, Task, completion
@@ -29,8 +30,23 @@ from decodery.core.stopping import FinishReason
 from decodery.core.tree import Node
 from decodery.methods.speculative.candidates import Candidates
 from decodery.methods.speculative.drafters import Drafter, Session, Stream
-from decodery.methods.speculative.tally import Tally
-from decodery.methods.speculative.walks import Place, Walk
+from decodery.methods.speculative.tally import KEY, Tallies, totals
+from decodery.methods.speculative.verifiers import Match
+from decodery.methods.speculative.walks import NodeWise, Place, Walk
+
+
+class Watch(ABC):
+    """Someone who looks at the steps of one sequence; what it noted goes into the details."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def note(self, draft: Candidates, path: Sequence[Node], place: Place) -> None:
+        """A step: its candidates, all grown, and the nodes that it adds."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """What it noted, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +54,14 @@ class Speculation(Decoder):
     """A drafter and a walk; `n` sequences share the prompt, as in plain sampling.
 
     `greedy` takes the policy's most probable token everywhere, with a walk that does not draw.
+    `watch` makes one that looks at a sequence.
     """
 
     drafter: Drafter
     walk: Walk
     n: int = 1
     greedy: bool = False
+    watch: Callable[[], Watch] | None = None
 
     def __post_init__(self) -> None:
         drawn, most = self.drafter.drawn, self.walk.most
@@ -61,6 +79,14 @@ class Speculation(Decoder):
     def sequences(self) -> int:
         return self.n
 
+    @property
+    def reads_argmax_only(self) -> bool:  # type: ignore[override]
+        return self.greedy and self.walk.lossless
+
+    def certain(self) -> Speculation:
+        walk = NodeWise(Match()) if self.walk.draws else self.walk
+        return replace(self, drafter=self.drafter.certain(), walk=walk, greedy=True)
+
     def equipped(self, load: Callable[[str], Source]) -> Speculation:
         return replace(self, drafter=self.drafter.equipped(load))
 
@@ -71,6 +97,9 @@ class Speculation(Decoder):
         except BudgetExhausted as spent:
             run.end_all(cast("FinishReason", spent.reason))
         return [run.ended[sequence] for sequence in sorted(run.ended)]
+
+    def totals(self, completions: Sequence[Completion]) -> dict[str, Any]:
+        return totals(completions)
 
     def footprint(self, prompt_length: int, max_tokens: int) -> int:
         return branch_footprint(self.n, prompt_length, max_tokens) + self.n * self.drafter.nodes
@@ -86,9 +115,11 @@ class _Run:
         self.decoder = decoder
         self.task = task
         self.session: Session = decoder.drafter.session(task)
-        self.tally = Tally()
+        self.tallies = Tallies(task.policy.source)
         self.streams: list[Stream] = []
         self.ended: dict[int, Completion] = {}
+        self.watches: dict[int, Watch] = {}
+        decoder.walk.check(task)
 
     def steps(self) -> Decoding:
         root: Node = yield Open(self.task.policy, self.task.prompt)
@@ -96,10 +127,11 @@ class _Run:
         most = self.task.stopping.max_tokens
         self.streams = [Stream(sequence, root, most) for sequence in range(self.decoder.n)]
         while self.streams:
-            drafts = yield from self.session.draft(self.streams, self.decoder.drafter.nodes)
+            drafting = self.session.draft(self.streams, self.decoder.drafter.nodes)
+            drafts = yield from self.tallies.drafting(drafting)
             nodes = [node for item in drafts for node in (*_tip(item), *item.nodes())]
             if nodes:
-                yield Grow(nodes, keep_rows=True)
+                yield Grow(nodes, hidden=self.decoder.drafter.hidden, keep_rows=True)
             walks = [self.decoder.walk.path(item, self._place(item)) for item in drafts]
             emits: list[Request] = []
             for stream, draft, path in zip(self.streams, drafts, walks, strict=True):
@@ -112,7 +144,10 @@ class _Run:
         return []
 
     def _move(self, stream: Stream, draft: Candidates, path: Sequence[Node]) -> None:
-        self.tally.note(draft, path)
+        self.tallies.note(draft, path)
+        if self.decoder.watch is not None:
+            watch = self.watches.setdefault(stream.sequence, self.decoder.watch())
+            watch.note(draft, path, self._place(draft))
         draft.prune(path)
         stream.tip = path[-1]
         stream.room -= len(path)
@@ -127,7 +162,10 @@ class _Run:
         return Place(self.task, draft.sequence, self.decoder.greedy)
 
     def _end(self, stream: Stream, reason: FinishReason) -> None:
-        details = {"speculation": self.tally}
+        details: dict[str, Any] = {KEY: self.tallies[stream.sequence].to_dict()}
+        if stream.sequence in self.watches:
+            watch = self.watches[stream.sequence]
+            details[watch.name] = watch.to_dict()
         self.ended[stream.sequence] = completion(stream.tip, reason, details=details)
 
     def end_all(self, reason: FinishReason) -> None:

@@ -12,6 +12,7 @@ chance: the law of the token, exactly).
     hub        SpecHub: two candidates, of which one is the most probable token of q
     greedy     the drawn one against q', then whether the residual falls on a most probable one
     match      draw from p, and see whether it is there: for candidates of any origin
+    transport  the best there is, by linear programming: small vocabularies (`transport.py`)
 
 Leviathan, Kalman, Matias (2023), arXiv:2211.17192; Miao et al., SpecInfer (2024), arXiv:2305.09781;
 Sun et al., SpecTr (2023), arXiv:2310.15141; Jeon et al., Recursive Speculative Decoding (2024),
@@ -29,6 +30,7 @@ from typing import ClassVar
 import numpy as np
 
 from decodery.core.distribution import RESIDUAL_FLOOR
+from decodery.core.errors import ParameterError
 from decodery.methods.speculative.candidates import Drawn
 from decodery.methods.speculative.law import Law, Masses, overlap, ratio
 
@@ -39,16 +41,21 @@ BISECTIONS = 60
 
 
 class Rule(ABC):
-    """How the candidates of one node are tried. `drawn`: of which origin they may be."""
+    """How the candidates of one node are tried. `drawn`: of which origin they may be.
+
+    Subclasses are frozen dataclasses.
+    """
 
     drawn: ClassVar[frozenset[Drawn]]
     most: ClassVar[int | None] = None  # candidates of a node that it can handle
+    largest: ClassVar[int | None] = None  # vocabulary that it can handle
 
     @abstractmethod
     def trial(self, target: Law, draft: Law | None, tokens: Sequence[int]) -> Trial:
         """Yield (number of a candidate, chance that it is accepted now); return the last law."""
 
 
+@dataclass(frozen=True)
 class Match(Rule):
     """Draw from p and look whether it is there. Exact for candidates of any origin."""
 
@@ -68,13 +75,22 @@ class Match(Rule):
         return left
 
 
+@dataclass(frozen=True)
 class Recursive(Rule):
-    """Recursive rejection sampling; the single draft is the case of one candidate."""
+    """Recursive rejection sampling; the single draft is the case of one candidate.
 
-    drawn = frozenset({"iid", "distinct"})
+    `of` says which draws it judges, "iid" or "distinct": each needs a rule of its own.
+    """
 
-    def __init__(self, drawn: Drawn) -> None:
-        self.distinct = drawn == "distinct"
+    of: Drawn
+
+    def __post_init__(self) -> None:
+        if self.of not in ("iid", "distinct"):
+            raise ParameterError(f"recursive rejection is of iid or distinct draws, not {self.of}")
+
+    @property
+    def drawn(self) -> frozenset[Drawn]:  # type: ignore[override]
+        return frozenset({self.of})
 
     def trial(self, target: Law, draft: Law | None, tokens: Sequence[int]) -> Trial:
         assert draft is not None
@@ -82,7 +98,7 @@ class Recursive(Rule):
         for number, token in enumerate(tokens):
             yield number, ratio(left[token], rest[token])
             left = left.residual(rest)
-            if self.distinct:
+            if self.of == "distinct":
                 fewer = rest.without(token)
                 if fewer is None:
                     break
@@ -90,6 +106,7 @@ class Recursive(Rule):
         return left
 
 
+@dataclass(frozen=True)
 class KSeq(Rule):
     """SpecTr's K-SEQ: every candidate against p / rho, i.i.d. drafts."""
 
@@ -127,6 +144,7 @@ def k_seq_rho(target: Law, draft: Law, count: int) -> float:
     return high
 
 
+@dataclass(frozen=True)
 class Hub(Rule):
     """SpecHub: two candidates, one of them the most probable token a of the draft."""
 
@@ -136,17 +154,18 @@ class Hub(Rule):
     def trial(self, target: Law, draft: Law | None, tokens: Sequence[int]) -> Trial:
         assert draft is not None
         hub = draft.argmax()
-        if len(tokens) == 1:  # q has no other token
+        rest = draft.without(hub)
+        if rest is None:  # q has no other token
             yield 0, ratio(target[hub], draft[hub])
             return target.residual(draft)
-        plan = _HubPlan.of(target, draft, hub)
+        plan = _HubPlan.of(target, draft, rest, hub)
         first, second = tokens
         if second == hub:
             yield 0, ratio(target[first], draft[first])
             yield 1, plan.second
         else:
             wanted = max(0.0, target[second] - draft[second])
-            yield 1, ratio(wanted, draft[hub] * draft[second] / (1.0 - draft[hub]))
+            yield 1, ratio(wanted, draft[hub] * rest[second])
             yield 0, plan.first
         return plan.left
 
@@ -160,9 +179,9 @@ class _HubPlan:
     left: Law
 
     @classmethod
-    def of(cls, target: Law, draft: Law, hub: int) -> _HubPlan:
+    def of(cls, target: Law, draft: Law, others: Law, hub: int) -> _HubPlan:
         p, q = target.whole(), draft.whole()
-        pairs = q[hub] * q / (1.0 - q[hub])  # the hub first, then i
+        pairs = q[hub] * others.whole()  # the hub first, then i
         over, under = np.maximum(p - q, 0.0), np.maximum(q - p, 0.0)
         pairs[hub] = over[hub] = under[hub] = 0.0
         spare_first = float(np.maximum(pairs - over, 0.0).sum())
@@ -178,6 +197,7 @@ class _HubPlan:
         )
 
 
+@dataclass(frozen=True)
 class Greedy(Rule):
     """The drawn candidate against q', then whether the residual falls on one of the top tokens."""
 

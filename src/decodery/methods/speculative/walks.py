@@ -66,6 +66,10 @@ class Walk(ABC):
     lossless: ClassVar[bool] = True
     draws: bool = True  # greedy decoding needs one that does not
 
+    def check(self, task: Task) -> None:
+        """Raise `ParameterError` where it cannot work; before the first forward."""
+        return
+
     @abstractmethod
     def path(self, draft: Candidates, place: Place) -> list[Node]:
         """The nodes that the step adds below the tip, one at least: accepted candidates, and the
@@ -89,6 +93,14 @@ class NodeWise(Walk):
     @property
     def draws(self) -> bool:  # type: ignore[override]
         return not isinstance(self.rule, Match)
+
+    def check(self, task: Task) -> None:
+        size, most = task.policy.source.vocab_size, self.rule.largest
+        if most is not None and size > most:
+            raise ParameterError(
+                f"{self.rule!r} is for vocabularies of at most {most} tokens;"
+                f" {task.policy.source.name} has {size}"
+            )
 
     def path(self, draft: Candidates, place: Place) -> list[Node]:
         node, path = draft.tip, list[Node]()
@@ -127,23 +139,20 @@ class Block(Walk):
     most: int | None = field(default=1, init=False)
 
     def path(self, draft: Candidates, place: Place) -> list[Node]:
-        chain = _chain(draft)
         nodes: list[Node] = []
-        for node in chain:
+        parents, weights = [draft.tip], [1.0]
+        for node in _chain(draft):
+            ratio = place.law(parents[-1])[node.token] / draft.laws[parents[-1]][node.token]
             nodes.append(node)
-            if place.is_over(node):
-                break
-        running, weights = 1.0, [1.0]
-        parents = [draft.tip, *nodes][: len(nodes)]
-        for node, parent in zip(nodes, parents, strict=True):
-            draftlaw = draft.laws[parent][node.token]
-            running = min(1.0, running * place.law(parent)[node.token] / draftlaw)
-            weights.append(running)
+            weights.append(min(1.0, weights[-1] * ratio))
+            if weights[-1] == 0.0 or place.is_over(node):
+                break  # nothing comes after it
+            parents.append(node)
         kept = 0
         for count, node in enumerate(nodes, 1):
             last = count == len(nodes)
             chance = weights[count] if last else self._chance(draft, place, node, weights[count])
-            if place.uniform(parents[count - 1], "accept") < chance:
+            if place.uniform(draft.tip, "accept", count) < chance:  # a later step tests it anew
                 kept = count
         end = nodes[kept - 1] if kept else draft.tip
         if kept and place.is_over(end):

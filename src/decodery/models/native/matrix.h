@@ -25,7 +25,7 @@ namespace decodery {
 constexpr int64_t PANEL = 16;
 constexpr int64_t CHAIN = 256;       // inputs a chain runs over before it is added to the sum
 constexpr int64_t FLOAT_ROWS = 6;    // rows of a tile: as many as there are registers
-constexpr int64_t CODE_ROWS = 4;
+constexpr int64_t CODE_ROWS = 6;
 constexpr int64_t INPUT_GROUP = 32;  // inputs that share one 8-bit scale
 // Panels a thread takes at a time: many, since memory is read faster in long runs, but so few that
 // all threads end together.

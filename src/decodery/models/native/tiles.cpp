@@ -213,7 +213,9 @@ void code_rows(const Matrix& matrix, int64_t rows, const Rows& x, int64_t from,
         case 1: return code_tile<1, kind, group>(matrix, x, from, panel, sums);
         case 2: return code_tile<2, kind, group>(matrix, x, from, panel, sums);
         case 3: return code_tile<3, kind, group>(matrix, x, from, panel, sums);
-        default: return code_tile<4, kind, group>(matrix, x, from, panel, sums);
+        case 4: return code_tile<4, kind, group>(matrix, x, from, panel, sums);
+        case 5: return code_tile<5, kind, group>(matrix, x, from, panel, sums);
+        default: return code_tile<6, kind, group>(matrix, x, from, panel, sums);
     }
 }
 

@@ -1,0 +1,244 @@
+"""Drafts by a head distilled from the model itself: it reads hidden states and costs next to nothing.
+
+The head (`distilled_head.py`) is given the model's hidden state at the node above a text's end, and
+the token at the end, and guesses on from there by itself, token after token. So a draft needs no
+forward, no cache and no second model. `Distilled` proposes candidates of any shape, with the head's
+law at each node, for any rule; `HeadProposer` answers an adaptive drafter one place at a time.
+
+A head belongs to the model that it was trained on and is refused for others. `decodery train
+drafter` trains one; the embedded model comes with one.
+
+Ankner et al.: Hydra (2024), arXiv:2402.05109; Li et al.: EAGLE (2024), arXiv:2401.15077.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+from weakref import WeakKeyDictionary
+
+from decodery.core.decoder import Task
+from decodery.core.errors import ParameterError
+from decodery.core.source import Model, Source
+from decodery.core.tree import Node
+from decodery.methods.speculative.candidates import Candidates, Drawn
+from decodery.methods.speculative.distilled_head import PART, Floats, Head, Thought
+from decodery.methods.speculative.drafters import Drafter, Drafts, Session, Stream
+from decodery.methods.speculative.proposers import Guess, Proposer, Watcher
+from decodery.methods.speculative.shapes import Branching, End, Shape
+
+CHAIN = Branching((1, 1, 1), "fixed")
+_STEPS = 8  # guesses whose q falls into the same eighth are of one kind
+
+_heads: WeakKeyDictionary[Source, dict[str | None, Head]] = WeakKeyDictionary()
+
+
+def head_of(source: Source, file: str | None = None) -> Head:
+    """The head that was trained for a source: from a file, or the one that comes with it.
+
+    Raises `ParameterError` where there is none, and for a file that was trained for another model.
+    """
+    known = _heads.setdefault(source, {})
+    if file not in known:
+        known[file] = Head.of(source.part(PART, file), source.vocab_size)
+    return known[file]
+
+
+def propose(
+    head: Head, hidden: Floats, token: int, depth: int, least: float = 0.0
+) -> list[tuple[int, float]]:
+    """The most probable tokens after `token`, one behind the other, each with its q.
+
+    `hidden` is the hidden state before `token`; with `least` it ends before a token that is reached
+    with a smaller product of all q so far.
+    """
+    thought = head.begin(hidden, token)
+    found: list[tuple[int, float]] = []
+    reached = 1.0
+    while len(found) < depth:
+        if found:
+            thought = head.after(thought, found[-1][0])
+        ((best, chance),) = head.best(thought, 1)
+        reached *= chance
+        if reached < least:
+            break
+        found.append((best, chance))
+    return found
+
+
+@dataclass(frozen=True)
+class Distilled(Drafter):
+    """Candidates of a shape, from the laws of a head.
+
+    `temperature` is that of the laws, None as they were trained. `file` is a trained part, None the
+    one that comes with the model. `least` ends a branch that is reached with a smaller product of
+    all q, which is for fixed candidates only: of drawn ones, how many there are may not depend on
+    which they are.
+    """
+
+    hidden: ClassVar[bool] = True
+    shape: Shape = field(default=CHAIN)
+    temperature: float | None = None
+    file: str | None = None
+    least: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None and not 0.0 < self.temperature < float("inf"):
+            raise ParameterError(f"a draft's temperature is {self.temperature}; it must be above 0")
+        if not 0.0 <= self.least <= 1.0:
+            raise ParameterError(f"least is {self.least}; allowed is 0..1")
+        if self.least > 0.0 and self.shape.drawn != "fixed":
+            raise ParameterError(
+                f"least is {self.least}, and candidates are drawn {self.shape.drawn}; a draft that"
+                " ends where it is unsure needs fixed ones"
+            )
+
+    @property
+    def drawn(self) -> Drawn:  # type: ignore[override]
+        return self.shape.drawn
+
+    @property
+    def width(self) -> int:  # type: ignore[override]
+        return self.shape.width
+
+    @property
+    def nodes(self) -> int:  # type: ignore[override]
+        return self.shape.nodes
+
+    def certain(self) -> Distilled:
+        """This drafter with the most probable candidates in place of drawn ones."""
+        return replace(self, shape=self.shape.certain())
+
+    def slots(self, task: Task, streams: int) -> dict[Model, int]:
+        head_of(task.policy.source, self.file)  # refused before the first forward
+        return {}
+
+    def session(self, task: Task) -> DistilledSession:
+        return DistilledSession(self, task, head_of(task.policy.source, self.file))
+
+
+@dataclass
+class _Branch:
+    """The end of a branch: its node, what the head knows there, and how likely it is reached."""
+
+    node: Node
+    thought: Thought
+    log_chance: float = 0.0
+    key: float = 0.0
+    reached: float = 1.0
+
+
+class DistilledSession(Session):
+    def __init__(self, drafter: Distilled, task: Task, head: Head) -> None:
+        self.drafter = drafter
+        self.task = task
+        self.head = head
+        self._drafted: Counter[tuple[int, int]] = Counter()  # (sequence, position) -> times
+
+    def draft(self, streams: Sequence[Stream], budget: int) -> Drafts:
+        return [self._candidates(stream, budget) for stream in streams]
+        yield  # a head asks for no forward
+
+    def _candidates(self, stream: Stream, budget: int) -> Candidates:
+        draft = Candidates(stream.tip, stream.sequence)
+        thought = thought_at(self.head, stream.tip)
+        branches = [] if thought is None else [_Branch(stream.tip, thought)]
+        left = budget
+        for number in range(min(self.drafter.shape.depth, stream.room - 1)):
+            if not branches or left < 1:
+                break
+            branches = self._level(draft, branches, number, left)
+            left = budget - sum(len(set(nodes)) for nodes in draft.children.values())
+        return draft
+
+    def _level(
+        self, draft: Candidates, branches: Sequence[_Branch], number: int, left: int
+    ) -> list[_Branch]:
+        """Put a level of candidates below the ends of branches; returns the new ends."""
+        shape, below = self.drafter.shape, list[_Branch]()
+        last = number + 1 == shape.depth
+        ends = [self._end(branch, draft.sequence) for branch in branches]
+        for branch, end, picks in zip(branches, ends, shape.level(number, ends, left), strict=True):
+            kept = [
+                pick
+                for pick in picks
+                if not self.drafter.least
+                or branch.reached * end.law[pick.token] >= self.drafter.least
+            ]
+            if not kept:
+                continue
+            law = None if shape.drawn == "fixed" else end.law
+            nodes = draft.add(branch.node, [pick.token for pick in kept], law)
+            made: dict[Node, _Branch] = {}
+            for node, pick in zip(nodes, kept, strict=True):
+                if not last and node not in made and not self._is_dead(node):
+                    thought = self.head.after(branch.thought, node.token)
+                    reached = branch.reached * end.law[node.token]
+                    made[node] = _Branch(node, thought, pick.log_chance, pick.key, reached)
+            below += made.values()
+        return below
+
+    def _end(self, branch: _Branch, sequence: int) -> End:
+        position = branch.node.depth
+        self._drafted[sequence, position] += 1
+        number = self._drafted[sequence, position]
+        stream = self.task.stream
+        return End(
+            self.head.law(branch.thought, self.drafter.temperature),
+            lambda index: stream.uniform(sequence, position, f"draft {index}", number),
+            branch.log_chance,
+            branch.key,
+        )
+
+    def _is_dead(self, node: Node) -> bool:
+        """Whether nothing can come after a candidate."""
+        stopping = self.task.stopping
+        ends = node.token in stopping.eos_ids and not stopping.ignore_eos
+        return ends or node.token in stopping.stop_ids
+
+
+def thought_at(head: Head, tip: Node) -> Thought | None:
+    """What the head knows at the end of a text; None while no hidden state is known above it."""
+    above = tip.parent
+    if tip.grown or above is None or above.hidden is None:
+        return None
+    return head.begin(above.hidden, tip.token)
+
+
+# -- for adaptive drafts -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HeadProposer(Proposer):
+    """The `count` likeliest tokens of a head at a place, with its q as their chance."""
+
+    costly: ClassVar[bool] = True
+    hidden: ClassVar[bool] = True
+    file: str | None = None
+    count: int = 2
+
+    def watcher(self, task: Task) -> HeadWatcher:
+        return HeadWatcher(self, head_of(task.policy.source, self.file))
+
+
+class HeadWatcher(Watcher):
+    def __init__(self, proposer: HeadProposer, head: Head) -> None:
+        self.count = proposer.count
+        self.head = head
+
+    def begin(self, stream: Stream) -> Thought | None:
+        return thought_at(self.head, stream.tip)
+
+    def guesses(self, state: Thought | None) -> Sequence[Guess]:
+        if state is None:
+            return ()
+        found = self.head.best(state, self.count)
+        return [
+            Guess(token, (PART, rank, int(_STEPS * chance)), chance)
+            for rank, (token, chance) in enumerate(found)
+        ]
+
+    def after(self, state: Thought | None, token: int) -> Thought | None:
+        return None if state is None else self.head.after(state, token)

@@ -1,0 +1,1 @@
+"""Looking at a trace: read the file, find its steps, draw them in a terminal or on a page."""
