@@ -35,7 +35,7 @@ class Scripted(Decoder):
     """A decoder whose coroutine is a function, and whose totals are another one."""
 
     coroutine: object
-    summary: object = lambda found: {}
+    summary: object = lambda _: {}
 
     def decode(self, task):
         return self.coroutine(task)
@@ -140,7 +140,7 @@ def test_a_decoder_sums_up_its_completions():
 def test_totals_that_fail_end_their_own_request():
     runner = Runner()
     model = named("one")
-    sick = runner.submit(Scripted(grows, lambda found: 1 / 0), task(model))
+    sick = runner.submit(Scripted(grows, lambda _: 1 / 0), task(model))
     well = runner.submit(SAMPLE, task(model))
     runner.run()
     assert isinstance(sick.error, ZeroDivisionError)

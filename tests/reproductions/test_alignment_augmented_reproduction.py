@@ -191,9 +191,9 @@ def test_the_figure_is_drawn(mode: frame.Mode, tmp_path: Path) -> None:
 
 
 def test_a_small_run_on_the_embedded_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One short item, three settings: the parts of `measure` work together, seeds fix everything."""
-    short = replace(ITEMS[1], prompt=ITEMS[1].prompt[:400])
-    tiny = Size((GREEDY, EXACT_ALIGNED, FULL), (short,), tokens=10)
+    """One short item, three settings: the parts of `measure` work together; seeds fix all."""
+    short = replace(ITEMS[1], prompt=ITEMS[1].prompt[:200])
+    tiny = Size((GREEDY, EXACT_ALIGNED, FULL), (short,), tokens=8)
     monkeypatch.setattr(alignment_augmented_measure, "size", lambda _: tiny)
     first, again = (
         alignment_augmented_measure.measure("quick", 3, lambda *_: None) for _ in range(2)

@@ -217,3 +217,12 @@ def test_pairs_have_names() -> None:
     assert str(Pair("iid", "k_seq")) == "iid drafts, rule k_seq"
     assert str(DISTINCT) == "distinct drafts, rule recursive"
     assert str(Setting(WITH, 0.6, 3)) == "bound iid T=0.6 n=3"
+
+
+@pytest.mark.slow
+def test_the_quick_run(tmp_path: Path) -> None:
+    """The whole quick mode; what holds by a wide margin must hold."""
+    result = frame.reproduce("optimal_multi_draft", "quick", out=tmp_path)
+    found = {outcome.claim.id: outcome.verdict for outcome in result.outcomes}
+    assert found["a1"] == found["c1"] == "confirmed"
+    assert result.figure.is_file()

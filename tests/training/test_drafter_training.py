@@ -134,6 +134,7 @@ def ruled(count: int, seed: int) -> Record:
 SMALL_HEAD: dict[str, Any] = {
     "vocabulary": TOKENS, "shortlist": TOKENS, "state": 24, "inner": 48, "factors": 8, "depth": 3,
     "epochs": 10, "batch": 64, "learning_rate": 1e-2, "warmup": 10, "text_temperature": 1.0,
+    "dropout": 0.0,
 }  # fmt: skip
 
 
@@ -147,7 +148,8 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
     lists = shortlist.shortlists(data, shortlist.laws(data, 1.0), TOKENS, TOKENS, TOKENS)
     lessons = fit.Lessons.of(data, lists, 1.0)
     embedding = torch.randn(TOKENS, TOKENS, generator=torch.Generator().manual_seed(0))
-    begin = fit.initial(params, lists, embedding)
+    known = fit.standardised(lists, embedding)
+    begin = fit.with_tables(fit.initial(params, known), known)
     with torch.no_grad():
         before = float(fit.loss_at(begin, lists, lessons, lessons.starts, 3))
     weights = fit.fit(params, run, lists, lessons, embedding)
@@ -230,6 +232,16 @@ def test_a_fit_that_diverges_says_so(tmp_path: Path) -> None:
     lessons = fit.Lessons.of(data, lists, 1.0)
     with pytest.raises(DecoderyError, match="the loss is nan at step 0; lower learning_rate"):
         fit.fit(params, run, lists, lessons, torch.eye(TOKENS))
+
+
+def test_units_are_left_out_by_seed_and_step() -> None:
+    ones = torch.ones(200, 50)
+    one, same = (fit.dropping(0.2, 0, 7)(ones) for _ in range(2))
+    assert (one == same).all()
+    assert set(one.unique().tolist()) == {0.0, 1.25}
+    assert float((one == 0).float().mean()) == pytest.approx(0.2, abs=0.02)
+    assert not (fit.dropping(0.2, 0, 8)(ones) == one).all()
+    assert fit.dropping(0.0, 0, 7)(ones) is ones
 
 
 def test_texts_are_held_out_in_pairs() -> None:

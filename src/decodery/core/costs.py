@@ -10,34 +10,38 @@ from __future__ import annotations
 from collections import deque
 from statistics import median
 
-MOST_ROWS = 64  # beyond, a forward is arithmetic alone, and the last step's slope goes on
-PRIOR_SLOPE = 0.2  # of a forward of one row, for each further row
-RATE = 0.15  # how far one measurement moves an estimate
+MOST_ROWS = 64  # forwards of more say nothing
+PRIOR_SLOPE = 0.18  # of a forward of one row, for each further row
+PRIOR_WEIGHT = 4  # measurements that the prior counts for
 RECENT = 9  # forwards of one row whose median is the unit
-OUTLIER = 2.0  # a measurement so many times off moves the estimate as this many times off does
+REMEMBERED = 41  # measured slopes whose median is the common one
+OWN = 15  # measured slopes of a number of rows that are remembered
+SHRINK = 12  # measurements of its own at which a number of rows believes them as much as the rest
 
 
 class StepCosts:
-    """Costs of forwards by rows.
+    """Costs of forwards by rows: 1 + slope (rows - 1), a slope that hardly depends on the rows.
 
     A forward of one row is the unit, taken as the median of the latest ones; others are measured
-    against the unit of that moment, so that a busy machine slows both sides. Where two numbers of
-    rows have been measured, those between them lie on a line.
+    against the unit of that moment, so that a busy machine slows both sides. Single measurements
+    are noisy, so slopes are medians: one of all measurements, from which a number of rows departs
+    as far as it has measurements of its own.
 
     >>> costs = StepCosts()
     >>> for _ in range(100):
     ...     costs.note(1, 0.010)
-    ...     costs.note(5, 0.015)
+    ...     costs.note(5, 0.016)
     >>> round(costs.of(1), 2), round(costs.of(3), 2), round(costs.of(5), 2)
-    (1.0, 1.25, 1.5)
+    (1.0, 1.3, 1.6)
     """
 
     def __init__(self) -> None:
         self.rows = 0  # of the last forward
         self.seconds = 0.0  # of the last forward
         self._units: deque[float] = deque(maxlen=RECENT)
-        self._measured: dict[int, float] = {}
-        self._known: list[float] = []  # [rows]: the answer, until something new is noted
+        self._slopes: deque[float] = deque([PRIOR_SLOPE] * PRIOR_WEIGHT, maxlen=REMEMBERED)
+        self._own: dict[int, deque[float]] = {}
+        self._known: list[float] = []  # [rows]: the answers, until something new is noted
 
     @property
     def unit(self) -> float | None:
@@ -50,10 +54,9 @@ class StepCosts:
         if rows == 1:
             self._units.append(seconds)
         elif self._units and rows <= MOST_ROWS:
-            before = self._measured.get(rows) or self._estimate(rows)
-            seen = seconds / median(self._units)
-            seen = min(max(seen, before / OUTLIER), before * OUTLIER)
-            self._measured[rows] = before + RATE * (seen - before)
+            slope = max(0.0, seconds / median(self._units) - 1.0) / (rows - 1)
+            self._slopes.append(slope)
+            self._own.setdefault(rows, deque(maxlen=OWN)).append(slope)
             self._known.clear()
 
     def of(self, rows: int) -> float:
@@ -62,18 +65,13 @@ class StepCosts:
             return 1.0
         if not self._known:
             self._known = [1.0, 1.0]
+            self._common = median(self._slopes)
         while len(self._known) <= rows:
             self._known.append(max(self._known[-1], self._estimate(len(self._known))))
         return self._known[rows]
 
     def _estimate(self, rows: int) -> float:
-        """On the line between the nearest measured numbers of rows, or on from the last one."""
-        below = max((number for number in self._measured if number <= rows), default=1)
-        low = self._measured.get(below, 1.0)
-        if below == rows:
-            return low
-        above = min((number for number in self._measured if number > rows), default=0)
-        if above:
-            return low + (self._measured[above] - low) * (rows - below) / (above - below)
-        slope = (low - 1.0) / (below - 1) if below > 1 else PRIOR_SLOPE
-        return low + max(slope, PRIOR_SLOPE) * (rows - below)
+        slope, own = self._common, self._own.get(rows)
+        if own:
+            slope += (median(own) - slope) * len(own) / (len(own) + SHRINK)
+        return 1.0 + slope * (rows - 1)

@@ -11,7 +11,7 @@ A trace can be replayed by a viewer without a model. Its events:
     completion  an answer
 
 `step` counts the runner's rounds. `log_p` of a node is ln p of its token under the policy where it
-was made, and `log_q` under the law that proposed it, where there is one.
+was made, and `log_q` under the law that proposed it; it has neither where nobody knows.
 """
 
 from __future__ import annotations
@@ -70,12 +70,12 @@ class Trace:
 
 def record_node(trace: Trace, step: int, tree: int, node: Node) -> None:
     """Note a node that was just grown; `tree` is the number of its tree in the request."""
-    values = _known(tree, node) | {"step": step}
+    values = {**_known(tree, node), "step": step}
     if node.is_root:
         values["prompt"] = list(node.tree.prompt)
         values["source"] = node.tree.policy.source.name
-    elif values["log_p"] is None:  # its parent was grown together with it
-        values["log_p"] = node.log_chance()
+    elif "log_p" not in values:  # its parent was grown together with it
+        values |= _said(log_p=node.log_chance())
     if trace.rows:
         values["row"] = _top(node.row, trace.rows)
         values["policy_row"] = _policy_top(node, trace.rows)
@@ -99,9 +99,13 @@ def _known(tree: int, node: Node) -> dict[str, Any]:
         "token": node.token,
         "depth": node.depth,
         "sequence": node.sequence,
-        "log_p": None,
-        **remarks,
+        **_said(**remarks),
     }
+
+
+def _said(**remarks: float | None) -> dict[str, float]:
+    """What is known: an impossible token has -inf."""
+    return {name: value for name, value in remarks.items() if value is not None}
 
 
 def _tokens(event: Mapping[str, Any]) -> set[int]:

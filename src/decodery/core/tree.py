@@ -199,7 +199,7 @@ class Node:
     def proposed(self, probability: float) -> None:
         """Say for the trace how probable this token was where it was proposed, before it grows."""
         if self.tree.remarks is not None:
-            log_q = math.log(probability) if probability > 0.0 else None
+            log_q = math.log(probability) if probability > 0.0 else -math.inf
             self.tree.remarks.setdefault(self, {})["log_q"] = log_q
 
     def log_chance(self) -> float | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from decodery.reproductions.alignment_augmented_settings import GREEDY, SWEEP, Setting
+from decodery.reproductions.alignment_augmented_settings import SWEEP, Setting
 from decodery.reproductions.frame import Result
 from decodery.reproductions.plotting import bars
 
@@ -16,10 +17,11 @@ _COLOURS = {None: "tab:gray", "exact": "tab:blue", "constant": "tab:green", "ada
 
 
 def draw(figure: Figure, result: Result) -> None:
-    """Tokens per step of every setting, what they cost in the text, and the sweep."""
-    panels: list[Any] = list(figure.subplots(1, 3, width_ratios=[1.5, 1.0, 1.0]))
-    _draw_steps(panels[0], result)
-    _draw_quality(panels[1], result)
+    """Tokens per step and quality of every setting, and what a threshold trades."""
+    panels: list[Any] = list(figure.subplots(1, 3, width_ratios=[1.2, 1.0, 1.2]))
+    _draw_bars(panels[0], result, "tokens per step", "tokens per step")
+    _draw_bars(panels[1], result, "rouge to reference", "ROUGE-L to the reference")
+    panels[1].set_yticklabels([])
     _draw_sweep(panels[2], result)
     for axes in panels:
         axes.grid(alpha=0.3)
@@ -30,14 +32,11 @@ def draw(figure: Figure, result: Result) -> None:
     )
 
 
-def _main(result: Result) -> list[Setting]:
-    """The settings that are not of the sweep, in their order."""
-    return [item for item in result.measurements.cells["tokens per step"] if item not in SWEEP]
-
-
-def _draw_steps(axes: Axes, result: Result) -> None:
-    chosen = _main(result)[::-1]
-    estimates = [result.table["tokens per step", setting] for setting in chosen]
+def _draw_bars(axes: Axes, result: Result, quantity: str, title: str) -> None:
+    """One bar for each setting that is not of the sweep."""
+    settings = result.measurements.cells[quantity]
+    chosen = [setting for setting in settings if setting not in SWEEP][::-1]
+    estimates = [result.table[quantity, setting] for setting in chosen]
     axes.barh(
         [str(setting) for setting in chosen],
         [item.value for item in estimates],
@@ -46,33 +45,8 @@ def _draw_steps(axes: Axes, result: Result) -> None:
         alpha=0.7,
         capsize=3,
     )
-    axes.set_title("tokens per step")
+    axes.set_title(title)
     axes.set_xlim(left=0)
-
-
-def _draw_quality(axes: Axes, result: Result) -> None:
-    greedy = result.table["rouge to reference", GREEDY].value
-    axes.axhline(greedy, color="tab:gray", linestyle="--", linewidth=1, label="greedy")
-    seen: set[Any] = set()
-    for setting in _main(result)[1:]:
-        steps = result.table["tokens per step", setting]
-        worth = result.table["rouge to reference", setting]
-        label = f"{setting.verify}, {'aligned' if setting.alignment else 'retrieval'}"
-        axes.errorbar(
-            [steps.value],
-            [worth.value],
-            yerr=bars([worth]),
-            fmt="s" if setting.alignment else "o",
-            markersize=4 if setting.nodes < 64 else 7,
-            capsize=3,
-            color=_COLOURS[setting.verify],
-            alpha=0.8,
-            label=None if label in seen else label,
-        )
-        seen.add(label)
-    axes.set_title("ROUGE-L to the reference (small: few nodes)")
-    axes.set_xlabel("tokens per step")
-    axes.legend(fontsize="x-small")
 
 
 def _draw_sweep(axes: Axes, result: Result) -> None:
@@ -89,13 +63,20 @@ def _draw_sweep(axes: Axes, result: Result) -> None:
             color=colour,
             label={"not argmax": "share not the argmax"}.get(name, "ROUGE-L to greedy's text"),
         )
-    for setting in swept:
-        place = (
-            result.table["tokens per step", setting].value,
-            result.table["rouge to greedy", setting].value,
-        )
-        axes.annotate(f"{setting.base:g}", place, (3, 5), textcoords="offset points", fontsize=8)
+    for place, names in _places(result, swept).items():
+        axes.annotate(names, place, (3, 5), textcoords="offset points", fontsize=8)
+    axes.margins(x=0.12)
     axes.set_ylim(-0.05, 1.15)
     axes.set_title("threshold without slope, aligned")
     axes.set_xlabel("tokens per step")
     axes.legend(fontsize="x-small", loc="center left")
+
+
+def _places(result: Result, swept: Sequence[Setting]) -> dict[tuple[float, float], str]:
+    """Where thresholds lie, and their names; those that did the same share a place."""
+    names: dict[tuple[float, float], list[str]] = {}
+    for setting in swept:
+        steps = result.table["tokens per step", setting].value
+        alike = result.table["rouge to greedy", setting].value
+        names.setdefault((round(steps, 6), round(alike, 6)), []).append(f"{setting.base:g}")
+    return {place: " and ".join(found) for place, found in names.items()}

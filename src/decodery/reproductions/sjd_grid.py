@@ -25,12 +25,14 @@ class Grid:
 
     The score of a code is a random number of it and the left neighbour plus one of it and the upper
     neighbour, together normal with deviation `spread`, so the laws have about
-    ln(codes) - spread^2 / 2 nats of entropy.
+    ln(codes) - spread^2 / 2 nats of entropy. With probability `copied` a code is its upper
+    neighbour's, as in flat regions of an image.
     """
 
     codes: int = 256
     width: int = 16
     spread: float = 1.4
+    copied: float = 0.0
     seed: int = 0
 
     @cached_property
@@ -52,7 +54,11 @@ class Grid:
         left, above = self._scores
         known = len(context) > self.width
         scores = left[context[-1]] + above[context[-self.width] if known else self.codes]
-        return softmax(scores)
+        law = softmax(scores)
+        if known:
+            law *= 1.0 - self.copied
+            law[context[-self.width]] += self.copied
+        return law
 
     def entropy(self, tokens: Sequence[int]) -> float:
         """The mean entropy of the laws along a grid, in nats, its first row aside."""

@@ -14,6 +14,17 @@ def headline(run: TracedRun) -> str:
     return ", ".join(parts) or "a run"
 
 
+def parameters(run: TracedRun) -> str:
+    """What the run was given, where it is not what any run is given."""
+    given = run.about.get("parameters")
+    shown = [
+        f"{name}={item['value']}"
+        for name, item in (given.items() if isinstance(given, dict) else ())
+        if isinstance(item, dict) and item.get("from") not in (None, "default", "random")
+    ]
+    return ", ".join(shown)
+
+
 def summary(run: TracedRun) -> list[tuple[str, str]]:
     """Name and value of what the run came to."""
     report, tally = run.report, run.speculation

@@ -15,6 +15,7 @@ from decodery.viewer.facts import (
     headline,
     models,
     others,
+    parameters,
     summary,
 )
 from decodery.viewer.steps import FATES, Step, TracedNode, TracedRun
@@ -44,6 +45,7 @@ def data(run: TracedRun) -> dict[str, Any]:
     prompt = run.about.get("prompt") or "".join(map(run.text, run.prompt))
     return {
         "headline": headline(run),
+        "parameters": parameters(run),
         "prompt": str(prompt),
         "promptTokens": len(run.prompt),
         "kind": "step" if run.streams else "round",

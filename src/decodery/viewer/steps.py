@@ -212,22 +212,27 @@ def _trees(file: TraceFile, path: Path) -> dict[int, _Tree]:
 
 
 def _node(event: NodeEvent) -> TracedNode:
-    top = [(token, _probability(log_p) or 0.0) for token, log_p in event.policy_row or ()]
+    top = [(token, _exp(log_p)) for token, log_p in event.policy_row or ()]
     return TracedNode(
         event.node,
         event.token,
         event.depth,
         event.sequence,
-        _probability(event.log_p),
-        _probability(event.log_q),
+        _probability(event, "log_p"),
+        _probability(event, "log_q"),
         event.event == "node",
         top,
         fate="prompt" if event.parent is None else "refused",
     )
 
 
-def _probability(log_p: float | None) -> float | None:
-    return None if log_p is None else math.exp(min(log_p, 0.0))
+def _probability(event: NodeEvent, name: Literal["log_p", "log_q"]) -> float | None:
+    """None where nobody knows; a file has null for -inf."""
+    return _exp(getattr(event, name)) if name in event.model_fields_set else None
+
+
+def _exp(log_p: float | None) -> float:
+    return 0.0 if log_p is None else math.exp(min(log_p, 0.0))
 
 
 def _followed(tree: _Tree, emits: Sequence[EmitEvent]) -> tuple[int, int]:

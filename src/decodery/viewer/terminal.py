@@ -18,6 +18,7 @@ from decodery.viewer.facts import (
     headline,
     models,
     others,
+    parameters,
     summary,
 )
 from decodery.viewer.steps import FATES, Emitted, Fate, Step, TracedNode, TracedRun
@@ -46,6 +47,9 @@ _TOKEN = 24  # characters of a token, at most
 def whole(run: TracedRun, steps: Sequence[Step]) -> Iterator[RenderableType]:
     """Everything about a run, part by part, with these of its steps."""
     yield Text(headline(run), style="bold")
+    given = parameters(run)
+    if given:
+        yield Text(given, style="dim")
     yield prompt(run)
     yield from texts(run)
     yield legend(steps)

@@ -17,6 +17,15 @@ from decodery.methods.speculative.alignment_tree import Limits, Suffixes, grow_t
 
 METHOD = registry.get("alignment_augmented")
 REPEATING = (2, 0, 1, 3, 0, 1, 1, 0, 2, 0, 1)
+LOOPING = (0, 1, 2, 0, 1, 1, 0, 1)
+
+
+def prompts(count=6):
+    """Texts over four letters that repeat themselves."""
+    for seed in range(count):
+        generator = np.random.default_rng(seed)
+        once = generator.integers(0, 4, 8).tolist()
+        yield (*once, *generator.integers(0, 4, 2).tolist(), *once[:5])
 
 
 def task_of(policy, prompt=REPEATING, tokens=8, seed=0, **stopping):

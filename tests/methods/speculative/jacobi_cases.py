@@ -46,19 +46,34 @@ def coins(seed: int, order: int = 2, sure: float = 0.35) -> TableModel:
     return TableModel(law, 2, order, name="coins")
 
 
-def turning(wrong: Probabilities, right: Probabilities, third: Probabilities) -> TableModel:
-    """Three tokens, prompt 2. Token 0 comes, then one of the law `right`, then one of `third`.
+@dataclass(frozen=True)
+class Toy:
+    """A table with prompt 2, where its texts end, and the grid that all its chances fall on.
 
-    After token 2 in the place of 0 the law `wrong` holds. Guesses that repeat the token before are
-    wrong at first, so the guess at the second place is drawn from `wrong` and verified by `right`.
+    Token 3 comes, then one of the law `right`, then one of `third`; after token 2 in the place of 3
+    the law `wrong` holds. Guesses that repeat the token before are wrong at first, so the guess at
+    the second place is drawn from `wrong` and verified by `right`. Without a third law the text
+    ends there.
     """
 
-    def law(context: tuple[int, ...]) -> Probabilities:
-        if len(context) == 2:
-            return wrong if context[-1] == 2 else right
-        return third if len(context) == 3 else SURE
+    wrong: Probabilities
+    right: Probabilities
+    third: Probabilities | None = None
+    grid: int = 4
 
-    return TableModel(law, 3, 8, name="turning")
+    @property
+    def stopping(self) -> Stopping:
+        ends = frozenset({0, 1, 2}) if self.third is None else frozenset[int]()
+        return Stopping(3 if self.third is None else 4, stop_ids=ends)
+
+    def model(self) -> TableModel:
+        return TableModel(self._law, 4, 8, name="turning")
+
+    def _law(self, context: tuple[int, ...]) -> Probabilities:
+        if len(context) == 2:
+            return self.wrong if context[-1] == 2 else self.right
+        sure = (0.0, 0.0, 0.0, 1.0)
+        return self.third if self.third is not None and len(context) == 3 else sure
 
 
 @dataclass(frozen=True)
@@ -81,6 +96,11 @@ class ScriptedStep(Step):
     It draws by the inverse CDF instead of by the largest of Gumbel variables: another coupling, but
     of the same kind, so what holds and fails of `gs` is shown by it.
     """
+
+    def uniform(self, parent: Node, purpose: str, index: int = 0) -> float:
+        if parent.is_root and self.task.policy.source.name == "turning":
+            return 0.5  # nothing depends on it: the first token is sure
+        return super().uniform(parent, purpose, index)
 
     def shared(self, parent: Node, law: Law) -> int:
         return law.draw(self.uniform(parent, "gumbel"))
@@ -141,7 +161,7 @@ class AcceptsAll(ScriptedStep):
 
 
 class ReplacesWithTheSharedNoise(ScriptedStep):
-    """A refused guess is replaced with the noise that the guesses of its position are drawn with."""
+    """A refused guess is replaced with the noise that draws the guesses of its position."""
 
     def verify(self, parent: Node, law: Law, guess: int) -> int:
         target = self.law(parent)
@@ -167,23 +187,25 @@ class SharesNoiseBetweenNeighbours(ScriptedStep):
         return law.draw(self.task.stream.uniform(0, parent.depth // 2, "gumbel"))
 
 
-SURE = (1.0, 0.0, 0.0)
-HALVES = turning((0.5, 0.0, 0.5), (0.75, 0.0, 0.25), SURE)
-QUARTERS = turning((0.5, 0.25, 0.25), (0.0, 0.5, 0.5), SURE)
-ALIKE = turning((0.5, 0.5, 0.0), (0.5, 0.5, 0.0), (0.5, 0.5, 0.0))
+COIN = (0.5, 0.5, 0.0, 0.0)
+TOYS = {
+    "halves": Toy((0.5, 0.0, 0.5, 0.0), (0.75, 0.0, 0.25, 0.0)),
+    "quarters": Toy((0.5, 0.25, 0.25, 0.0), (0.0, 0.5, 0.5, 0.0)),
+    "coins": Toy(COIN, COIN, COIN, grid=2),
+}
 
-# What is wrong, with which coupling, where it shows, and in how many tokens.
-MUTANTS: dict[str, tuple[type[Step], Coupling, TableModel, int]] = {
-    "keeps the old law, mc": (KeepsTheOldLaw, "mc", HALVES, 3),
-    "keeps the old law, gs": (KeepsTheOldLaw, "gs", HALVES, 3),
-    "keeps every law, sjd": (KeepsEveryLaw, "sjd", HALVES, 3),
-    "couples with the verifier's noise": (CouplesWithTheVerifiersNoise, "mc", HALVES, 3),
-    "no residual, sjd": (NoResidual, "sjd", HALVES, 3),
-    "no residual, mc": (NoResidual, "mc", HALVES, 3),
-    "no residual, gs": (NoResidual, "gs", HALVES, 3),
-    "accepts all, sjd": (AcceptsAll, "sjd", HALVES, 3),
-    "accepts all, mc": (AcceptsAll, "mc", HALVES, 3),
-    "replaces with the shared noise": (ReplacesWithTheSharedNoise, "gs", QUARTERS, 3),
-    "accepts by the shared noise": (AcceptsByTheSharedNoise, "gs", QUARTERS, 3),
-    "shares noise between neighbours": (SharesNoiseBetweenNeighbours, "gs", ALIKE, 4),
+# What is wrong, with which coupling, and where it shows.
+MUTANTS: dict[str, tuple[type[Step], Coupling, str]] = {
+    "keeps the old law, mc": (KeepsTheOldLaw, "mc", "halves"),
+    "keeps the old law, gs": (KeepsTheOldLaw, "gs", "halves"),
+    "keeps every law, sjd": (KeepsEveryLaw, "sjd", "halves"),
+    "couples with the verifier's noise": (CouplesWithTheVerifiersNoise, "mc", "halves"),
+    "no residual, sjd": (NoResidual, "sjd", "halves"),
+    "no residual, mc": (NoResidual, "mc", "halves"),
+    "no residual, gs": (NoResidual, "gs", "halves"),
+    "accepts all, sjd": (AcceptsAll, "sjd", "halves"),
+    "accepts all, mc": (AcceptsAll, "mc", "halves"),
+    "replaces with the shared noise": (ReplacesWithTheSharedNoise, "gs", "quarters"),
+    "accepts by the shared noise": (AcceptsByTheSharedNoise, "gs", "quarters"),
+    "shares noise between neighbours": (SharesNoiseBetweenNeighbours, "gs", "coins"),
 }

@@ -245,7 +245,7 @@ def test_paths_stand_for_all_of_them(rule: Rule) -> None:
     """On nine tokens acceptance is averaged over paths: near what all lists come to."""
     generator = np.random.default_rng(5)
     errors = []
-    for _ in range(6):
+    for _ in range(3):
         p, q = (generator.dirichlet(np.full(9, 0.7)) for _ in "pq")
         for count in (2, 3):
             wanted = averaged(rule, "distinct", p, q, count)[1]

@@ -232,6 +232,14 @@ def test_the_report_is_absent_unless_asked_for() -> None:
     assert nothing.details["optimum"] == {"nodes": 0, "bound": None, "acceptance": None}
 
 
+def test_certain_candidates_have_no_bound() -> None:
+    """Greedy decoding drafts the most probable tokens: there is no draw to have a bound."""
+    target, draft = EVEN
+    item = run(METHOD(draft=draft, optimum=True).certain(), Policy(target), 6)
+    assert item.tokens == (3,) * 6
+    assert item.details["optimum"]["nodes"] == 0
+
+
 def test_the_report_changes_no_token() -> None:
     target, draft = EVEN
     for seed in range(5):

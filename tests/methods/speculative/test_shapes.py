@@ -1,6 +1,6 @@
 """Shapes of drafted trees draw by their laws, and the numbers they keep are what they say.
 
-Exact where a formula exists. Chi-square tests have 5,000 draws at alpha 1e-5, eight of them, so a
+Exact where a formula exists. Chi-square tests have 4,000 draws at alpha 1e-5, eight of them, so a
 correct file fails by chance less than once in 10,000 changes of seeds. Power: each wrong shape at
 the end is rejected by the same test.
 """
@@ -25,7 +25,7 @@ from decodery.methods.speculative.law import Law
 from decodery.methods.speculative.shapes import Beam, Branching, End, Pick, Shape, truncated_gumbel
 from decodery.testing import chi_square
 
-RUNS = 5_000
+RUNS = 4_000
 ALPHA = 1e-5
 PLENTY = 10**6
 Q = Law.dense([0.5, 0.25, 0.15, 0.1])

@@ -3,6 +3,7 @@ test. 240 pairs of laws on 1 to 6 tokens, 1 to 4 candidates."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import numpy as np
@@ -12,6 +13,7 @@ from verifier_cases import Masses, averaged, counts, is_seen, lists, pairs, wors
 from wrong_verifiers import WRONG
 
 from decodery.core.errors import ParameterError
+from decodery.methods.speculative import verifiers
 from decodery.methods.speculative.bound import bound
 from decodery.methods.speculative.candidates import Drawn
 from decodery.methods.speculative.law import Law, overlap, ratio
@@ -43,6 +45,12 @@ RULES: list[tuple[Rule, Drawn]] = [
     (Match(), "hub"),
 ]
 IDS = [f"{type(rule).__name__}-{drawn}" for rule, drawn in RULES]
+
+
+@pytest.fixture(autouse=True)
+def rho_once_for_each_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It depends on the two laws only, not on the list at hand; a law equals itself alone."""
+    monkeypatch.setattr(verifiers, "k_seq_rho", functools.cache(k_seq_rho))
 
 
 # -- the law ---------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ nothing is drafted, and a step is a step of plain decoding. Guesses are judged i
 those that were never verified, so a text that becomes predictable is noticed.
 
 A proposer whose guesses take time is asked only while it earns that time back; else it rests,
-longer each time, and is tried again.
+longer each time, and is chosen again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from decodery.methods.speculative.panel import Panel, Place
 from decodery.methods.speculative.proposers import Proposer
 
 GAIN = 1.01  # a draft must be expected to be worth this many plain steps a step
-FALLS = 3  # nodes in a row that make a draft worth less, after which no more are tried
 
 
 @dataclass(frozen=True)
@@ -97,26 +96,24 @@ class AdaptiveSession(Session):
         serial = 0
         for place in tips:
             serial = self._expand(place, front, serial)
-        tried: list[Place] = []
+        chosen: list[Place] = []
         counts: dict[int, int] = {}
         price = self._price(len(tips))
         expected = float(len(tips))
-        best, best_count = expected / price.of(0) * GAIN, 0
-        falls = 0
-        while front and falls < FALLS:
+        best = expected / price.of(0) * GAIN
+        while front:
             place = heapq.heappop(front)[2]
             sequence = place.stream.sequence
             if counts.get(sequence, 0) == most:
                 continue
+            value = (expected + place.chance) / price.of(len(chosen) + 1)
+            if value <= best:
+                break  # whatever comes next is reached more seldom still
+            best, expected = value, expected + place.chance
             counts[sequence] = counts.get(sequence, 0) + 1
-            tried.append(place)
-            expected += place.chance
-            value = expected / price.of(len(tried))
-            falls = 0 if value > best else falls + 1
-            if value > best:
-                best, best_count = value, len(tried)
+            chosen.append(place)
             serial = self._expand(place, front, serial)
-        return tried[:best_count]
+        return chosen
 
     def _expand(self, place: Place, front: list[tuple[float, int, Place]], serial: int) -> int:
         """Ask what may come after a place, and put it into the front."""

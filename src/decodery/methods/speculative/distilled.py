@@ -1,9 +1,10 @@
-"""Drafts by a head distilled from the model itself: it reads hidden states and costs next to nothing.
+"""Drafts by a head distilled from the model itself, which reads the model's hidden states.
 
 The head (`distilled_head.py`) is given the model's hidden state at the node above a text's end, and
-the token at the end, and guesses on from there by itself, token after token. So a draft needs no
-forward, no cache and no second model. `Distilled` proposes candidates of any shape, with the head's
-law at each node, for any rule; `HeadProposer` answers an adaptive drafter one place at a time.
+the token at the end, and guesses on from there by itself, token after token. A draft needs no
+forward, no cache and no second model, and costs little. `Distilled` proposes candidates of any
+shape, with the head's law at each node, for any rule; `HeadProposer` answers an adaptive drafter
+one place at a time.
 
 A head belongs to the model that it was trained on and is refused for others. `decodery train
 drafter` trains one; the embedded model comes with one.
@@ -212,27 +213,37 @@ def thought_at(head: Head, tip: Node) -> Thought | None:
 
 @dataclass(frozen=True)
 class HeadProposer(Proposer):
-    """The `count` likeliest tokens of a head at a place, with its q as their chance."""
+    """The `count` likeliest tokens of a head at a place, with its q as their chance.
 
-    costly: ClassVar[bool] = True
-    hidden: ClassVar[bool] = True
+    `optional` guesses nothing where no head was trained for the source, in place of refusing it.
+    """
+
+    costly = True
+    hidden = True
     file: str | None = None
     count: int = 2
+    optional: bool = False
 
     def watcher(self, task: Task) -> HeadWatcher:
-        return HeadWatcher(self, head_of(task.policy.source, self.file))
+        try:
+            head = head_of(task.policy.source, self.file)
+        except ParameterError:
+            if not self.optional:
+                raise
+            head = None
+        return HeadWatcher(self, head)
 
 
 class HeadWatcher(Watcher):
-    def __init__(self, proposer: HeadProposer, head: Head) -> None:
+    def __init__(self, proposer: HeadProposer, head: Head | None) -> None:
         self.count = proposer.count
         self.head = head
 
     def begin(self, stream: Stream) -> Thought | None:
-        return thought_at(self.head, stream.tip)
+        return None if self.head is None else thought_at(self.head, stream.tip)
 
     def guesses(self, state: Thought | None) -> Sequence[Guess]:
-        if state is None:
+        if self.head is None or state is None:
             return ()
         found = self.head.best(state, self.count)
         return [
@@ -241,4 +252,4 @@ class HeadWatcher(Watcher):
         ]
 
     def after(self, state: Thought | None, token: int) -> Thought | None:
-        return None if state is None else self.head.after(state, token)
+        return None if self.head is None or state is None else self.head.after(state, token)

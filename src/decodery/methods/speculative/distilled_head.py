@@ -11,6 +11,7 @@ small part of a step of the model. `decodery train drafter` makes the tensors.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from decodery.core.row import Ids
 from decodery.methods.speculative.law import Law
 
 PART = "drafter"
-_SMALL = np.float32(1e-6)
+_SMALL = 1e-6
 
 Floats = npt.NDArray[np.float32]
 Tensors = Mapping[str, npt.NDArray[np.floating]]
@@ -137,11 +138,13 @@ class Head:
 
 
 def _silu(x: Floats) -> Floats:
-    return x / (np.float32(1.0) + np.exp(-np.maximum(x, np.float32(-80.0))))
+    shares: Floats = np.exp(-np.maximum(x, np.float32(-80.0)))  # finite from there on
+    np.add(shares, np.float32(1.0), out=shares)
+    return np.divide(x, shares, out=shares)
 
 
 def _normed(x: Floats) -> Floats:
-    return x * (np.float32(1.0) / np.sqrt(x @ x / np.float32(x.size) + _SMALL))
+    return x * np.float32(1.0 / math.sqrt(float(x @ x) / x.size + _SMALL))
 
 
 _FLOATS = (

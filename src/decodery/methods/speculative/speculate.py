@@ -15,6 +15,7 @@ from decodery.core.card import Card, Method, Reduction
 from decodery.core.errors import ParameterError
 from decodery.core.params import Parameters, parameter
 from decodery.methods.speculative.adaptive import Adaptive
+from decodery.methods.speculative.distilled import HeadProposer
 from decodery.methods.speculative.lookup_proposer import LookupProposer
 from decodery.methods.speculative.proposers import Proposer
 from decodery.methods.speculative.speculation import Speculation
@@ -45,6 +46,9 @@ class Params(Parameters):
         8, ge=0, le=64, unit="tokens", help="Longest run of last tokens looked up; 0: no lookup."
     )
     suffix_prompt: bool = parameter(True, help="Look in the prompt too.")
+    head: bool = parameter(
+        True, help="Guess with the head that was distilled from the model, where one comes with it."
+    )
     n: int = parameter(1, ge=1, le=1024, unit="sequences", help="How many sequences to draw.")
 
 
@@ -54,6 +58,10 @@ def build(params: Params) -> Speculation:
         proposers.append(LookupProposer(params.suffix, params.suffix_prompt))
     elif not params.suffix_prompt:
         raise ParameterError("speculate: suffix_prompt has no effect with suffix 0: no lookup")
+    if params.head:
+        proposers.append(HeadProposer(optional=True))
+    if not proposers:
+        raise ParameterError("speculate: suffix 0 without head leaves nobody to draft")
     return Speculation(Adaptive(tuple(proposers), params.most_nodes), NodeWise(Match()), params.n)
 
 

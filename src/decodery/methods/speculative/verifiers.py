@@ -131,9 +131,11 @@ def k_seq_rho(target: Law, draft: Law, count: int) -> float:
     From above, so that the residual is never negative.
     """
 
+    own = draft.over(target)
+
     def gap(rho: float) -> float:
-        beta = overlap(target, draft, rho) / rho
-        return 1.0 - (1.0 - beta) ** count - rho * beta
+        accepted = float(np.minimum(target.masses, rho * own).sum())  # rho beta
+        return 1.0 - (1.0 - accepted / rho) ** count - accepted
 
     low, high = 1.0, float(count)
     if gap(low) <= 0.0:

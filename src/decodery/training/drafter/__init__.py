@@ -47,13 +47,16 @@ class Params(TrainingParams):
     state: int = parameter(256, ge=1, le=1 << 14, unit="units", help="Width of its state.")
     inner: int = parameter(512, ge=1, le=1 << 14, unit="units", help="Width of its inner layer.")
     factors: int = parameter(
-        128, ge=1, le=1 << 14, unit="units", help="Width of its output embeddings."
+        96, ge=1, le=1 << 14, unit="units", help="Width of its output embeddings."
     )
-    depth: int = parameter(4, ge=1, le=16, unit="tokens", help="Tokens ahead that it learns from.")
-    epochs: int = parameter(6, ge=1, le=1000, help="How often each position is learnt from.")
+    depth: int = parameter(3, ge=1, le=16, unit="tokens", help="Tokens ahead that it learns from.")
+    epochs: int = parameter(4, ge=1, le=1000, help="How often each position is learnt from.")
     batch: int = parameter(512, ge=1, unit="positions", help="Positions in a step.")
     learning_rate: float = parameter(3e-3, gt=0.0, le=1.0, help="Highest learning rate of AdamW.")
-    weight_decay: float = parameter(0.05, ge=0.0, le=1.0, help="Weight decay of AdamW.")
+    weight_decay: float = parameter(0.1, ge=0.0, le=1.0, help="Weight decay of AdamW.")
+    dropout: float = parameter(
+        0.2, ge=0.0, lt=1.0, help="Share of the inner layer that a step leaves out by chance."
+    )
     warmup: int = parameter(
         50, ge=0, unit="steps", help="Steps in which the learning rate rises; then it falls to 0."
     )

@@ -1,4 +1,4 @@
-"""The whole training of a drafter, in phases that a resumed run finds again, and what it came to."""
+"""The whole training of a drafter, in phases that a resumed run finds again."""
 
 from __future__ import annotations
 

@@ -4,14 +4,18 @@
     s = rmsnorm(out a)
     q(y) ~ exp(output[y] . (project s) + bias[y] + gain ln S(x, y)),   y in the shortlist of x
 
-h is the model's hidden state before the last token x1, and x the token that was just drafted. The
-loss is the cross-entropy of the model's law, at `text_temperature`, and q; along a text of the
-model, `depth` tokens from each position. What lies outside the shortlist does not count.
+h is the model's hidden state before the last token x1, and x the token that was just drafted. Both
+tables are linear in the model's own output embeddings, input = E embed^T and output = E factor^T:
+tables learnt word by word would know by heart what they saw, and no more. The loss is the
+cross-entropy of the model's law, at `text_temperature`, and q; along a text of the model, `depth`
+tokens from each position. What lies outside the shortlist does not count. Against learning by
+heart, the state must also tell the model's own hidden state there (`recall`, which drafting does
+without), and units of the inner layer are left out by chance, keyed by seed and step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,13 +33,17 @@ from decodery.training.tools import optimizer_state, restore_optimizer
 if TYPE_CHECKING:
     from decodery.training.drafter import Params
 
+RECALL = 1.0  # weight of the model's own hidden state, which the head's state should tell
 FALLING = 0.8  # a token further ahead counts so many times as much
 _CLIP = 1.0
 _SMALL = 1e-6
-_MATRICES = ("first", "next", "out", "project")  # what weight decay is for
-_OTHERS = ("first_bias", "next_bias", "input", "output", "bias", "gain")
+_MATRICES = (  # what weight decay is for
+    "first", "next", "out", "project", "embed", "factor", "recall",
+)  # fmt: skip
+_OTHERS = ("first_bias", "next_bias", "bias", "gain")
 
 Weights = Mapping[str, Tensor]
+Kept = Callable[[Tensor], Tensor]  # what becomes of the inner layer
 
 
 @dataclass(frozen=True)
@@ -58,23 +66,25 @@ class Lessons:
         return cls(record.hidden, words, slots, masses, left, (~begins).nonzero()[:, 0])
 
 
-def initial(params: Params, lists: Shortlists, embedding: Tensor) -> dict[str, Tensor]:
-    """Weights to begin with: tables from the model's own output embeddings [vocab_size, width]."""
+def standardised(lists: Shortlists, embedding: Tensor) -> Tensor:
+    """E [words, width]: the output embeddings of words, centred and scaled; 0 for all others."""
+    known = embedding[lists.tokens].float()
+    known = known - known.mean(0)
+    known = known / known.pow(2).mean().sqrt().clamp(min=_SMALL)
+    return torch.cat([known, torch.zeros(1, known.shape[1])])
+
+
+def initial(params: Params, known: Tensor) -> dict[str, Tensor]:
+    """Weights to begin with; the output tables are E's main components."""
     generator = torch.Generator().manual_seed(params.seed)
 
     def drawn(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator) * shape[-1] ** -0.5
 
-    width = embedding.shape[1]
-    known = embedding[lists.tokens].float()
-    known = known - known.mean(0)
-    known = known / known.pow(2).mean().sqrt().clamp(min=_SMALL)
-    inputs = torch.cat([known, torch.zeros(1, width)]) @ drawn(params.inner, width).T
+    words, width = known.shape
     factors = min(params.factors, width)
-    basis = torch.linalg.eigh(known.T @ known).eigenvectors[:, -factors:]
-    output = known @ basis
-    output = output / output.pow(2).mean().sqrt().clamp(min=_SMALL)
-    output = torch.cat([output, torch.zeros(len(known), params.factors - factors)], 1)
+    basis = torch.linalg.eigh(known.T @ known).eigenvectors[:, -factors:].T
+    spread = (known @ basis.T).pow(2).mean().sqrt().clamp(min=_SMALL)
     return {
         "first": drawn(params.inner, width),
         "first_bias": torch.zeros(params.inner),
@@ -82,32 +92,47 @@ def initial(params: Params, lists: Shortlists, embedding: Tensor) -> dict[str, T
         "next_bias": torch.zeros(params.inner),
         "out": drawn(params.state, params.inner),
         "project": 0.1 * drawn(params.factors, params.state),
-        "input": inputs,
-        "output": output,
-        "bias": torch.zeros(len(known)),
+        "embed": drawn(params.inner, width),
+        "factor": torch.cat([basis / spread, torch.zeros(params.factors - factors, width)]),
+        "recall": drawn(width, params.state),
+        "bias": torch.zeros(words - 1),
         "gain": torch.ones(1),
+    }
+
+
+def with_tables(weights: Weights, known: Tensor) -> dict[str, Tensor]:
+    """The weights and the tables that they make of E."""
+    return {
+        **weights,
+        "input": F.linear(known, weights["embed"]),
+        "output": F.linear(known[:-1], weights["factor"]),
     }
 
 
 # -- the head ----------------------------------------------------------------------------------
 
 
-def begun(weights: Weights, hidden: Tensor, words: Tensor) -> Tensor:
+def unchanged(inner: Tensor) -> Tensor:
+    """All of the inner layer."""
+    return inner
+
+
+def begun(weights: Weights, hidden: Tensor, words: Tensor, kept: Kept = unchanged) -> Tensor:
     """States [n, state] after hidden states [n, width] and the words [n] that came next."""
     hidden = _normed(hidden.float())
     inner = F.linear(hidden, weights["first"], weights["first_bias"])
-    return _state(weights, inner, words)
+    return _state(weights, inner, words, kept)
 
 
-def continued(weights: Weights, states: Tensor, words: Tensor) -> Tensor:
+def continued(weights: Weights, states: Tensor, words: Tensor, kept: Kept = unchanged) -> Tensor:
     """States [n, state] one word later."""
     inner = F.linear(states, weights["next"], weights["next_bias"])
-    return _state(weights, inner, words)
+    return _state(weights, inner, words, kept)
 
 
-def _state(weights: Weights, inner: Tensor, words: Tensor) -> Tensor:
+def _state(weights: Weights, inner: Tensor, words: Tensor, kept: Kept) -> Tensor:
     inner = F.silu(inner + F.embedding(words, weights["input"]))
-    return _normed(F.linear(inner, weights["out"]))
+    return _normed(F.linear(kept(inner), weights["out"]))
 
 
 def _normed(rows: Tensor) -> Tensor:
@@ -133,7 +158,8 @@ def fit(
     per_epoch = -(-count // params.batch)
     total = params.epochs * per_epoch
     restored = run.restored("fit")
-    begin = initial(params, lists, embedding) if restored is None else restored
+    known = standardised(lists, embedding)
+    begin = initial(params, known) if restored is None else restored
     weights = {name: begin[name].clone().requires_grad_() for name in (*_MATRICES, *_OTHERS)}
     decayed = [weights[name] for name in _MATRICES]
     optimizer = torch.optim.AdamW(
@@ -162,7 +188,8 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = params.learning_rate * _schedule(step, total, params.warmup)
         optimizer.zero_grad()
-        loss = loss_at(weights, lists, lessons, starts, params.depth)
+        kept = dropping(params.dropout, params.seed, step)
+        loss = loss_at(with_tables(weights, known), lists, lessons, starts, params.depth, kept)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(list(weights.values()), _CLIP)
         optimizer.step()
@@ -171,14 +198,31 @@ def fit(
             raise DecoderyError(f"the loss is {value} at step {step}; lower learning_rate")
         shown = value if shown == 0.0 else shown + 0.05 * (value - shown)
         run.note = f"loss {shown:.4f}"
-    return {name: value.detach() for name, value in weights.items()}
+    return {name: value.detach() for name, value in with_tables(weights, known).items()}
+
+
+def dropping(share: float, seed: int, step: int) -> Kept:
+    """Leaves out a share of all units by chance, and makes up for it."""
+    generator = torch.Generator().manual_seed(seed * 2**31 + step)
+
+    def kept(inner: Tensor) -> Tensor:
+        if share == 0.0:
+            return inner
+        return inner * (torch.rand(inner.shape, generator=generator) >= share) / (1.0 - share)
+
+    return kept
 
 
 def loss_at(
-    weights: Weights, lists: Shortlists, lessons: Lessons, starts: Tensor, depth: int
+    weights: Weights,
+    lists: Shortlists,
+    lessons: Lessons,
+    starts: Tensor,
+    depth: int,
+    kept: Kept = unchanged,
 ) -> Tensor:
     """The mean cross-entropy of law and head, over the tokens ahead of some positions."""
-    places, states = ahead(weights, lessons, starts, depth)
+    places, states = ahead(weights, lessons, starts, depth, kept)
     where, shares = torch.cat(places), []
     for level, place in enumerate(places):
         shares.append(torch.full((len(place),), FALLING**level))
@@ -187,22 +231,28 @@ def loss_at(
     known = known + weights["gain"] * lists.others(words, slots, masses)
     guess = known + products(weights, lists, torch.cat(states), words)
     found = guess.log_softmax(-1).gather(1, slots.clamp(min=0))
+    hidden = _normed(lessons.hidden[where].float())
+    missed = (F.linear(torch.cat(states), weights["recall"]) - hidden).pow(2).mean(1)
     share = torch.cat(shares)
-    return -(share * (masses * found).sum(1)).sum() / share.sum()
+    return (share * (RECALL * missed - (masses * found).sum(1))).sum() / share.sum()
 
 
 def ahead(
-    weights: Weights, lessons: Lessons, starts: Tensor, depth: int
+    weights: Weights,
+    lessons: Lessons,
+    starts: Tensor,
+    depth: int,
+    kept: Kept = unchanged,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """By depth, the positions that are guessed at from each start, and the states there."""
     places = [starts]
-    states = [begun(weights, lessons.hidden[starts - 1], lessons.words[starts])]
+    states = [begun(weights, lessons.hidden[starts - 1], lessons.words[starts], kept)]
     for _ in range(1, depth):
         goes_on = lessons.left[places[-1]] > 0
         if not bool(goes_on.any()):
             break
         places.append(places[-1][goes_on] + 1)
-        states.append(continued(weights, states[-1][goes_on], lessons.words[places[-1]]))
+        states.append(continued(weights, states[-1][goes_on], lessons.words[places[-1]], kept))
     return places, states
 
 

@@ -16,17 +16,21 @@ Pick = Callable[[Sequence[str]], str]
 TOPICS = (
     "bees", "glaciers", "the printing press", "volcanoes", "sleep", "bread", "the moon", "bridges",
     "chess", "vaccines", "the Silk Road", "whales", "jazz", "electric cars", "earthquakes", "tea",
-    "photosynthesis", "the Roman Empire", "inflation", "solar power", "the human heart", "libraries",
+    "photosynthesis", "the Roman Empire", "inflation", "solar power", "the human heart",
+    "libraries",
     "coral reefs", "the Olympic Games", "black holes", "memory", "cheese", "railways", "rainbows",
     "democracy", "antibiotics", "migration of birds", "the French Revolution", "gravity", "coffee",
-    "public transport", "forests", "the internet", "machine learning", "dinosaurs", "the Renaissance",
+    "public transport", "forests", "the internet", "machine learning", "dinosaurs",
+    "the Renaissance",
     "desert animals", "tides", "poetry", "football", "mountain climbing", "ancient Egypt", "DNA",
     "recycling", "the stock market", "remote work", "school uniforms", "nuclear energy", "dreams",
-    "the periodic table", "hurricanes", "gardening", "photography", "the Great Wall of China", "salt",
+    "the periodic table", "hurricanes", "gardening", "photography", "the Great Wall of China",
+    "salt",
     "the water cycle", "honey", "elephants", "the theatre", "trade", "the immune system", "robots",
     "space travel", "the Industrial Revolution", "music theory", "wolves", "maps", "clocks", "rice",
     "human rights", "the Amazon river", "plastic", "insurance", "exercise", "friendship", "taxes",
-    "cloud computing", "databases", "climate change", "the violin", "swimming", "the Arctic", "cats",
+    "cloud computing", "databases", "climate change", "the violin", "swimming", "the Arctic",
+    "cats",
     "the brain", "batteries", "steel", "writing systems", "population growth", "cooking", "soil",
 )  # fmt: skip
 PLACES = (
@@ -66,7 +70,8 @@ QUESTIONS = (
     "Give me five interesting facts about {topic}.", "What is the history of {topic}?",
     "What are common misconceptions about {topic}?", "How has {topic} changed over time?",
     "What is the difference between {topic} and {other}?", "Compare {topic} and {other}.",
-    "What is the capital of {place}?", "What is {place} known for?", "What do people eat in {place}?",
+    "What is the capital of {place}?", "What is {place} known for?",
+    "What do people eat in {place}?",
     "How long does it take to travel through {place}?", "Who discovered {topic}?",
     "Who was the most important person in the history of {topic}?",
     "Describe how {topic} affects everyday life in {place}.", "Where can {topic} be found?",
@@ -78,19 +83,22 @@ WRITING = (
     "Write an email to {name} about a meeting on {topic}.", "Write a blog post about {topic}.",
     "Write a persuasive essay on {topic}.", "Write a product description for a book on {topic}.",
     "Compose a travel blog post about a recent trip to {place}.",
-    "Write a letter to a friend about a week in {place}.", "Write a speech on {topic} for a school.",
+    "Write a letter to a friend about a week in {place}.",
+    "Write a speech on {topic} for a school.",
     "Write a dialogue between {name} and {friend} about {topic}.",
     "Draft a short announcement of an event on {topic} in {place}.",
     "Write a review of a film about {topic}.", "Write an outline of a talk on {topic}.",
     "Describe a day in the life of {name}, who works with {topic} in {place}.",
     "Write four titles for an article on {topic}.", "Write a recipe from {place}.",
     "Write a social media post that makes people curious about {topic}.",
-    "Plan a three-day trip to {place}.", "Make a list of ten things to know before visiting {place}.",
+    "Plan a three-day trip to {place}.", "Make a list of ten things to know before visiting"
+    " {place}.",
     "Give {name} advice on how to learn more about {topic}.",
 )  # fmt: skip
 ARTICLES = (
     "Write a news article about {topic} in {place}.", "Write a long passage about {topic}.",
-    "Write an encyclopedia article about {topic}.", "Write a news report in which {name} from {place}"
+    "Write an encyclopedia article about {topic}.",
+    "Write a news report in which {name} from {place}"
     " wins a prize.", "Write a detailed article on how {topic} changed {place}.",
     "Write a newspaper story about an accident in {place} and what witnesses such as {name} said.",
 )  # fmt: skip
@@ -126,12 +134,15 @@ SUMS = (
     "{name} reads {a} pages a day. How many pages does {name} read in {b} weeks?",
     "{name} earns ${a} an hour and works {b} hours a day for {c} days. How much does {name} earn in"
     " total?",
-    "There are {a} boxes with {b} {things} each. {name} takes {c} {things} away. How many are left?",
+    "There are {a} boxes with {b} {things} each. {name} takes {c} {things} away. How many are"
+    " left?",
     "{name} and {friend} share {d} {things}. {name} gets {a} more than {friend}. How many does each"
     " get?",
-    "A train travels {a}0 miles in {b} hours. How far does it travel in {c} hours at the same speed?",
+    "A train travels {a}0 miles in {b} hours. How far does it travel in {c} hours at the same"
+    " speed?",
     "{name} buys {a} {things} at ${b} each and {c} cups at $3 each. What is the total cost?",
-    "A class has {d} students. {a} of them play chess and {b} play football; the rest read. How many"
+    "A class has {d} students. {a} of them play chess and {b} play football; the rest read. How"
+    " many"
     " students read?",
     "{name} saves ${a} a week. After how many weeks does {name} have ${d}?",
     "{name} is {a} years old. {friend} is {b} years older. In {c} years, how old will they be"
@@ -158,7 +169,8 @@ _ACTS = (
 )  # fmt: skip
 _ENDS = (
     "und wird morgen darüber berichten", "weil die Preise gestiegen sind", "sagte er am Montag",
-    "obwohl es viel Kritik gab", "damit die Kinder sicher zur Schule kommen", "wie die Zeitung schreibt",
+    "obwohl es viel Kritik gab", "damit die Kinder sicher zur Schule kommen",
+    "wie die Zeitung schreibt",
     "und bleibt bis zum Ende der Woche in Berlin", "aber niemand wurde verletzt",
 )  # fmt: skip
 FRENCH = (
@@ -189,7 +201,8 @@ ON_TWO_TEXTS = (
 FOLLOW_UPS = (
     "Rewrite your answer in fewer words.", "Can you give an example?", "Now explain it to a child.",
     "Thank you. What else should I know?", "Rewrite it as a list.", "Are you sure? Check it again.",
-    "Write it again, and begin every sentence with the letter A.", "Translate your answer into French.",
+    "Write it again, and begin every sentence with the letter A.",
+    "Translate your answer into French.",
     "What are the weak points of your answer?", "Make it more formal.", "Continue.",
     "Now write the opposite.", "Summarize your answer in one sentence.",
 )  # fmt: skip

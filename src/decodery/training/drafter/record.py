@@ -109,8 +109,8 @@ def given(params: Params) -> list[list[Message]]:
             content = file_bytes(Path(name).expanduser(), MAX_PROMPT_BYTES).decode()
         except UnicodeDecodeError:
             raise ModelFileError(f"{name}: is not UTF-8 text") from None
-        lines = [line for line in content.splitlines() if line.strip()]
-        found += [[{"role": "user", "content": line}] for line in lines]
+        lines = (line for line in content.splitlines() if line.strip())
+        found.extend([{"role": "user", "content": line}] for line in lines)
     if not found:
         raise ParameterError("prompts: the files hold no prompt; give lines of text")
     return found
