@@ -47,6 +47,7 @@ def test_auto_leaves_other_decoders_alone(method):
     ("method", "values", "words"),
     [
         ("beam", {"speculation": "rsd"}, "makes methods sample and greedy faster, not beam"),
+        ("sample", {"speculation": "alignment_augmented"}, "would not keep the law of sample"),
         ("sample", {"speculation": "rsx"}, "did you mean 'rsd'"),
         ("sample", {"speculation": "beam"}, "speculation is 'beam'"),
         ("greedy", {"speculation": "prompt_lookup", "n": 2}, "greedy decoding has one answer"),

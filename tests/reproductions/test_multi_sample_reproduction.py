@@ -68,14 +68,16 @@ def test_agreement_sees_what_differs():
     assert agreement(other, texts, todo)[todo.settings[0]].item() == 0.0
 
 
-def test_one_sample_alone_is_the_mean_of_all():
+def test_samples_are_replayed_in_groups():
     texts = drawn(3, 5)
     whole = replayed(texts, Setting("default", 1, TREE), LENGTH, (0, 1, 2))
     each = [replay([text], TREE, LENGTH, (0, 1, 2)) for text in texts]
     assert whole.emitted == sum(len(text.tokens) for text in texts)
     assert whole.steps == sum(item.steps for item in each)
     some = replayed(texts, Setting("default", 2, TREE), LENGTH, (0, 1, 2))
-    assert some.emitted == sum(len(text.tokens) for text in texts[:2])
+    pairs = [replay(texts[start : start + 2], TREE, LENGTH, (0, 1, 2)) for start in (0, 2)]
+    assert some.emitted == sum(len(text.tokens) for text in texts[:4])
+    assert some.steps == sum(item.steps for item in pairs)
 
 
 def test_quantities_by_hand():

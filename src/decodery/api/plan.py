@@ -60,7 +60,7 @@ class RunParams(Parameters):
     speculation: str | None = parameter(
         None,
         help="Draft tokens and verify several in one forward: auto (as far as it pays; the text"
-        " stays the same), off, or a speculative method. Default: off; `decodery run`: auto.",
+        " stays the same), off, or an exact speculative method. Default: off; `decodery run`: auto.",
     )
     blend: str | None = parameter(
         None, help="Decode from this blend over the model; `--method BLEND` does so by itself."
@@ -194,8 +194,14 @@ def _speculative(decoder: Method | None, speculation: str | None) -> Method | No
         )
     if speculation == AUTO:
         return registry.get(AUTO_METHOD, "decoder")
-    names = [item.name for item in registry.of_kind("decoder") if item.card.family == SPECULATIVE]
+    found = [item for item in registry.of_kind("decoder") if item.card.family == SPECULATIVE]
+    names = [item.name for item in found if item.card.guarantee == "exact"]
     if speculation not in names:
+        if speculation in [item.name for item in found]:
+            raise ParameterError(
+                f"speculation {speculation} would not keep the law of {decoder.name}; name it as"
+                " the method"
+            )
         raise ParameterError(
             f"speculation is {speculation!r}; {nearest(speculation, [AUTO, OFF, *names])}"
         )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LINES = {
-    "default": ("tab:blue", "default: a tree of 8"),
+    "default": ("tab:blue", "default: a tree of 16"),
     "paper": ("tab:green", "paper: a path"),
 }
 _ONE = "tab:purple"
@@ -29,6 +29,7 @@ def draw(figure: Figure, result: Result) -> None:
     panels[2].set_title("accepted share of drafted tokens")
     for axes in panels:
         axes.grid(alpha=0.3)
+    for axes in (panels[0], panels[2]):
         axes.legend(fontsize="x-small")
     figure.suptitle(
         f"{result.reproduction.title}: {result.measurements.model}, {result.mode},"
@@ -86,7 +87,7 @@ def _over_cost(axes: Axes, result: Result) -> None:
     axes.set_xlabel("drafted tokens a step")
     axes.set_ylabel("tokens per step")
     axes.set_title(f"gain and cost, {most} samples")
-    axes.margins(x=0.15)
+    axes.margins(x=0.2)
 
 
 def _point(axes: Axes, place: float, estimate: Estimate, colour: str, label: str) -> None:

@@ -200,12 +200,10 @@ def measure(todo: Size, seed: int, progress: Progress) -> Measurements:
 def replayed(
     texts: Sequence[Completion], setting: Setting, tokens: int, prompt: Sequence[int]
 ) -> Replayed:
-    """A setting on the samples of a prompt; with n = 1 each of them alone."""
-    if setting.n > 1:
-        return replay(texts[: setting.n], setting.drafter, tokens, prompt)
+    """A setting on the samples of a prompt, in groups of as many as it sees."""
     whole = Replayed()
-    for text in texts:
-        one = replay([text], setting.drafter, tokens, prompt)
+    for start in range(0, len(texts) - setting.n + 1, setting.n):
+        one = replay(texts[start : start + setting.n], setting.drafter, tokens, prompt)
         for name in vars(whole):
             setattr(whole, name, getattr(whole, name) + getattr(one, name))
     return whole

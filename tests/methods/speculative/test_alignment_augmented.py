@@ -1,4 +1,4 @@
-"""Alignment-augmented decoding as a whole: its exact limits, its departure, its cost, its refusals.
+"""Alignment-augmented decoding as a whole: exact limits, thresholds, noise, cost, refusals.
 
 Exactness with `verify=exact` is shown token by token against plain decoding, by the exact law of
 all outcomes of its noise, and by chi-square: each test rejects a correct decoder with chance 1e-6

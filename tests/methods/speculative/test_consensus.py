@@ -444,9 +444,9 @@ def test_parameters_that_would_be_ignored_are_refused():
             method(consensus_shape="greedy", **{name: 3})
 
 
-def test_the_default_is_a_tree_of_eight():
+def test_the_default_is_a_tree_of_sixteen():
     decoder = registry.get("multi_sample")()
-    assert (decoder.n, decoder.drafter.shape, decoder.drafter.nodes) == (8, "tree", 8)
+    assert (decoder.n, decoder.drafter.shape, decoder.drafter.nodes) == (8, "tree", 16)
     wide = registry.get("multi_sample")(consensus_budget=3, consensus_branches=2).drafter
     assert (wide.nodes, wide.width) == (3, 2)
     path = registry.get("multi_sample")(consensus_shape="viterbi", consensus_tokens=5).drafter

@@ -73,7 +73,7 @@ class AdaptiveSession(Session):
         yield  # guesses ask for no forward
 
     def _drafts(self, streams: Sequence[Stream], budget: int) -> list[Candidates]:
-        tips = [Place(stream, 1.0, self.panel.begin(stream)) for stream in streams]
+        tips = [Place(stream, 1.0) for stream in streams]
         self._asked = {tip.stream.sequence: tip for tip in tips}
         chosen = self._chosen(tips, min(budget, self.drafter.nodes))
         self._rows = self._each * (len(streams) + len(chosen))
@@ -121,10 +121,8 @@ class AdaptiveSession(Session):
             return serial
         self.panel.ask(place)
         for guess, chance in place.guesses:
-            below = Place(
-                place.stream, place.chance * chance, None, place, guess.token, place.depth + 1
-            )
-            below.guess = guess
+            chance = place.chance * chance
+            below = Place(place.stream, chance, place, guess.token, place.depth + 1)
             place.children[guess.token] = below
             heapq.heappush(front, (-below.chance, serial, below))
             serial += 1

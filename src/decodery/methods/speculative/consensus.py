@@ -168,7 +168,7 @@ class Consensus(Drafter):
     decay: float = 0.0
     shape: Shape = "greedy"
     branches: int = 4
-    budget: int = 8
+    budget: int = 16
     matches: int = 64
     own: bool = False
     prompt: bool = False

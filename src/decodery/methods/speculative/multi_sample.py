@@ -76,7 +76,7 @@ class Params(Parameters):
         None, ge=1, le=64, unit="tokens", help="Tokens after one node of a tree; default 4."
     )
     consensus_budget: int | None = parameter(
-        None, ge=1, le=256, unit="nodes", help="Nodes of a tree, at most; default 8."
+        None, ge=1, le=256, unit="nodes", help="Nodes of a tree, at most; default 16."
     )
     consensus_matches: int = parameter(
         64, ge=1, le=1024, help="Matches that are merged, at most: the longest, then the latest."
@@ -107,7 +107,7 @@ def build(params: Params) -> Speculation:
         decay=params.consensus_decay,
         shape=params.consensus_shape,
         branches=params.consensus_branches or 4,
-        budget=params.consensus_budget or 8,
+        budget=params.consensus_budget or 16,
         matches=params.consensus_matches,
         own=params.consensus_own,
         prompt=params.consensus_prompt,

@@ -1,7 +1,8 @@
 """Several proposers asked together: guesses of the same token are one, of different ones rivals.
 
 A guess that several share, or that speaks against another, is a kind of its own, so how much to
-trust it is learnt apart. A costly proposer rests while it earns less time than it takes.
+trust it is learnt apart. A costly proposer is asked where the others are not sure, and rests while
+it earns less time than it takes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from decodery.methods.speculative.proposers import Chances, Guess, Proposer, Wat
 if TYPE_CHECKING:
     from decodery.methods.speculative.adaptive import Price
 
+SURE = 0.5  # chance of a guess beside which costly proposers are not asked
 LONGEST_REST = 64  # steps
 SMOOTH = 0.1  # weight of the latest step in what a costly proposer earns and takes
 SHARED = 0.3  # how much of the doubt in the better of two equal guesses the other takes away
@@ -27,17 +29,16 @@ SHARED = 0.3  # how much of the doubt in the better of two equal guesses the oth
 class Place:
     """An end of a text, or a candidate below it: how likely it is reached, what is guessed next.
 
-    `states` has each proposer's state, or None until it is asked for; `guesses` each guess with
-    the chance that it comes true here.
+    `states` has the states of proposers by number, as far as they were asked for; `guesses` each
+    guess with the chance that it comes true here.
     """
 
     stream: Stream
     chance: float
-    states: list[Any] | None = None
     above: Place | None = None
     token: int = -1
     depth: int = 0
-    guess: Guess | None = None
+    states: dict[int, Any] = field(default_factory=dict[int, Any])
     guesses: list[tuple[Guess, float]] = field(default_factory=list[tuple[Guess, float]])
     origins: dict[int, tuple[int, ...]] = field(default_factory=dict[int, tuple[int, ...]])
     children: dict[int, Place] = field(default_factory=dict[int, Any])
@@ -71,44 +72,47 @@ class Panel:
         self.watchers = list(watchers)
         self.chances = Chances()
         self._worth = [_Worth() if item.costly else None for item in proposers]
+        self._order = sorted(range(len(self.watchers)), key=lambda number: proposers[number].costly)
         self._seconds = [0.0] * len(self.watchers)  # that each took in this step
 
-    def begin(self, stream: Stream) -> list[Any]:
-        """The states at the end of a stream; of proposers that rest, None."""
-        return [
-            None if worth is not None and worth.rest else self._timed(number, watcher.begin, stream)
-            for number, (watcher, worth) in enumerate(zip(self.watchers, self._worth, strict=True))
-        ]
-
-    def _timed(self, number: int, function: Any, *arguments: Any) -> Any:
-        if self._worth[number] is None:
-            return function(*arguments)
-        started = time.thread_time()
-        answer = function(*arguments)
-        self._seconds[number] += time.thread_time() - started
-        return answer
-
     def ask(self, place: Place) -> None:
-        """Fill in a place's states and guesses."""
-        if place.states is None:
-            assert place.above is not None
-            assert place.above.states is not None
-            place.states = [
-                None if state is None else self._timed(number, watcher.after, state, place.token)
-                for number, (watcher, state) in enumerate(
-                    zip(self.watchers, place.above.states, strict=True)
-                )
-            ]
+        """Fill in a place's guesses."""
         found: dict[int, list[tuple[int, Guess]]] = {}
-        for number, (watcher, state) in enumerate(zip(self.watchers, place.states, strict=True)):
-            if state is not None:
-                for guess in self._timed(number, watcher.guesses, state):
-                    found.setdefault(guess.token, []).append((number, guess))
+        sure = 0.0
+        for number in self._order:
+            worth = self._worth[number]
+            if worth is not None and (worth.rest or sure > SURE):
+                continue
+            for guess in self._timed(number, self._guesses, place, number):
+                found.setdefault(guess.token, []).append((number, guess))
+                sure = max(sure, self.chances.of(guess))
         rivals = len({number for entries in found.values() for number, _ in entries}) > 1
         for token, entries in found.items():
             guess = _joined(entries) if len(entries) > 1 else _alone(entries[0][1], rivals)
             place.guesses.append((guess, self.chances.of(guess)))
             place.origins[token] = tuple(number for number, _ in entries)
+
+    def _guesses(self, place: Place, number: int) -> Sequence[Guess]:
+        return self.watchers[number].guesses(self._state(place, number))
+
+    def _state(self, place: Place, number: int) -> Any:
+        """A proposer's state at a place, which follows from the one above."""
+        if number not in place.states:
+            watcher = self.watchers[number]
+            if place.above is None:
+                place.states[number] = watcher.begin(place.stream)
+            else:
+                above = self._state(place.above, number)
+                place.states[number] = watcher.after(above, place.token)
+        return place.states[number]
+
+    def _timed(self, number: int, function: Any, *arguments: Any) -> Any:
+        if self._worth[number] is None:
+            return function(*arguments)
+        started = time.thread_time()  # of this thread: not what others take of the processor
+        answer = function(*arguments)
+        self._seconds[number] += time.thread_time() - started
+        return answer
 
     def settle(self, chosen: Sequence[Place], price: Price) -> None:
         """The step is drafted: weigh what each costly proposer earns against what it took."""
