@@ -59,8 +59,8 @@ class RunParams(Parameters):
     )
     speculation: str | None = parameter(
         None,
-        help="Draft tokens and verify several in one forward: auto (as far as it pays; the text"
-        " stays the same), off, or an exact speculative method. Default: off; `decodery run`: auto.",
+        help="Draft tokens and verify several in one forward: auto (as far as it pays, the text"
+        " stays the same), off, or an exact method. Default: off; of `decodery run`: auto.",
     )
     blend: str | None = parameter(
         None, help="Decode from this blend over the model; `--method BLEND` does so by itself."
