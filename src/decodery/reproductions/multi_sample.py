@@ -85,7 +85,7 @@ def _rising(settings: dict[int, Setting], quantity: str) -> tuple[Check, ...]:
 def _claims() -> Iterator[Claim]:
     yield Claim(
         "a",
-        "Drafts of 16 samples save a quarter of the target's calls.",
+        "Drafts of 16 samples save nearly a quarter of the target's calls.",
         "tokens per step above 1.3 at n = 16",
         (Check("default", partial(_value, setting=DEFAULT[MOST]), above=1.3),),
     )

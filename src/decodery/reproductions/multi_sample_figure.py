@@ -80,7 +80,7 @@ def _over_cost(axes: Axes, result: Result) -> None:
         axes.annotate(
             item.name,
             (place, estimate.value),
-            xytext=(5, -9),
+            xytext=(5, 5 if item.name == "paper" else -9),
             textcoords="offset points",
             fontsize="x-small",
         )

@@ -86,13 +86,13 @@ def check_exact(name: str) -> None:
     assert distance(found, dict(enumerate_law(policy, (2,), most))) < 1e-12
 
 
-@pytest.mark.parametrize("name", ["distinct", "iid", "greedy", "match"])
+@pytest.mark.parametrize("name", ["distinct", "greedy", "match"])
 def test_the_law_of_texts_is_exact(name: str) -> None:
     check_exact(name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["chain", "block"])
+@pytest.mark.parametrize("name", ["chain", "iid", "block"])
 def test_the_law_of_longer_texts_is_exact(name: str) -> None:
     check_exact(name)
 
@@ -135,14 +135,14 @@ def test_the_power_that_the_docstring_claims(texts: int, moved: float) -> None:
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_sequences_of_a_request_are_independent(name: str) -> None:
-    """The last tokens of two sequences of one request, 300 requests: the product of their laws."""
+    """The last tokens of two sequences of one request, 200 requests: the product of their laws."""
     ends = Counter[int]()
     for text, chance in law("plain").items():
         ends[text[-1]] += chance  # type: ignore[assignment]
     pairs = {(one, two): ends[one] * ends[two] for one in ends for two in ends}
     found: Counter[tuple[int, int]] = Counter()
     runner = Runner()
-    handles = [runner.submit(DECODERS[name](2), task(policies()["plain"], k)) for k in range(300)]
+    handles = [runner.submit(DECODERS[name](2), task(policies()["plain"], k)) for k in range(200)]
     runner.run()
     for handle in handles:
         one, two = handle.result()

@@ -31,6 +31,7 @@ from decodery.methods.speculative.proposers import Guess, Proposer, Watcher
 from decodery.methods.speculative.shapes import Branching, End, Shape
 
 CHAIN = Branching((1, 1, 1), "fixed")
+TRUST = 0.65  # of q, how often guesses came true on questions unlike those it learnt from
 _STEPS = 8  # guesses whose q falls into the same eighth are of one kind
 
 _heads: WeakKeyDictionary[Source, dict[str | None, Head]] = WeakKeyDictionary()
@@ -213,7 +214,7 @@ def thought_at(head: Head, tip: Node) -> Thought | None:
 
 @dataclass(frozen=True)
 class HeadProposer(Proposer):
-    """The `count` likeliest tokens of a head at a place, with its q as their chance.
+    """The `count` likeliest tokens of a head at a place, with `TRUST` q as their chance.
 
     `optional` guesses nothing where no head was trained for the source, in place of refusing it.
     """
@@ -247,7 +248,7 @@ class HeadWatcher(Watcher):
             return ()
         found = self.head.best(state, self.count)
         return [
-            Guess(token, (PART, rank, int(_STEPS * chance)), chance)
+            Guess(token, (PART, rank, int(_STEPS * chance)), TRUST * chance)
             for rank, (token, chance) in enumerate(found)
         ]
 
