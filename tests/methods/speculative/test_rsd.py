@@ -30,13 +30,14 @@ RSD = registry.get("rsd")
 
 
 def test_the_defaults_are_the_spec() -> None:
-    beam, tree = RSD(), RSD(tree="branching")
-    assert beam == Speculation(Drawing(None, Beam(3, 3)), NodeWise(beam.walk.rule))
+    beam, tree = RSD(draft="same"), RSD(draft="same", tree="branching")
+    assert beam == Speculation(Drawing("same", Beam(3, 3)), NodeWise(beam.walk.rule))
     assert tree.drafter.shape == Branching((2, 2, 2))
     assert (beam.drafter.nodes, tree.drafter.nodes) == (9, 14)
     assert isinstance(beam.walk.rule, Recursive)
-    assert RSD(beams=7, levels=2).drafter.shape == Beam(7, 2)
-    assert RSD(tree="branching", branching=(3, 1)).drafter.shape == Branching((3, 1))
+    assert RSD(draft="same", beams=7, levels=2).drafter.shape == Beam(7, 2)
+    wide = RSD(draft="same", tree="branching", branching=(3, 1))
+    assert wide.drafter.shape == Branching((3, 1))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_a_draft_that_is_the_policy_is_always_accepted() -> None:
     policy = Policy(TARGET, dc.chain(dc.temperature(0.7)))
     for given in ({}, {"tree": "branching"}, {"beams": 1, "levels": 4}):
         found = speculation(RSD(draft="same", **given), policy)
-        depth = RSD(**given).drafter.shape.depth
+        depth = RSD(draft="same", **given).drafter.shape.depth
         assert found["acceptance_by_depth"] == [1.0] * depth
 
 
@@ -122,7 +123,7 @@ def test_its_greedy_form_drafts_the_most_probable_branches() -> None:
         assert certain.greedy
         assert certain.drafter.drawn == "fixed"
         assert isinstance(certain.walk.rule, Match)
-        assert certain.drafter.shape.certain() == certain.drafter.shape
+        assert certain.drafter.drawing.shape.certain() == certain.drafter.drawing.shape
         assert certain.drafter.nodes == decoder.drafter.nodes
 
 

@@ -77,7 +77,7 @@ class Distilled(Drafter):
     `temperature` is that of the laws, None as they were trained. `file` is a trained part, None the
     one that comes with the model. `least` ends a branch that is reached with a smaller product of
     all q, which is for fixed candidates only: of drawn ones, how many there are may not depend on
-    which they are.
+    which they are. `most` cuts the shape to so many candidates below one end.
     """
 
     hidden: ClassVar[bool] = True
@@ -85,6 +85,7 @@ class Distilled(Drafter):
     temperature: float | None = None
     file: str | None = None
     least: float = 0.0
+    most: int | None = None
 
     def __post_init__(self) -> None:
         if self.temperature is not None and not 0.0 < self.temperature < float("inf"):
@@ -107,7 +108,7 @@ class Distilled(Drafter):
 
     @property
     def nodes(self) -> int:  # type: ignore[override]
-        return self.shape.nodes
+        return self.shape.nodes if self.most is None else min(self.most, self.shape.nodes)
 
     def certain(self) -> Distilled:
         """This drafter with the most probable candidates in place of drawn ones."""

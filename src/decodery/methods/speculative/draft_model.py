@@ -20,8 +20,7 @@ from typing import Literal
 from decodery.core.card import Card, Method, Reduction
 from decodery.core.params import Parameters, parameter
 from decodery.core.source import Source
-from decodery.methods.speculative.drafts import HELP
-from decodery.methods.speculative.model_drafter import Drawing
+from decodery.methods.speculative.drafting import HELP, drafter_for
 from decodery.methods.speculative.shapes import Branching
 from decodery.methods.speculative.speculation import Speculation
 from decodery.methods.speculative.verifiers import Match, Recursive
@@ -70,7 +69,7 @@ def walk_of(verify: Verify) -> Walk:
 
 def build(params: Params) -> Speculation:
     shape = Branching((1,) * params.draft_tokens, "iid")
-    drafter = Drawing(params.draft, shape, temperature=params.draft_temperature)
+    drafter = drafter_for(params.draft, shape, temperature=params.draft_temperature)
     return Speculation(drafter, walk_of(params.verify), params.n)
 
 

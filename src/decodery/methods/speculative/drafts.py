@@ -11,11 +11,6 @@ SAME = "same"
 EXIT = "exit:"
 SHARE = 4  # of the layers, one in so many: the early exit that drafts where none is named
 
-HELP = (
-    "Who drafts: a model by folder, file or hub id, 'exit:8' for the run's own after 8 layers, or"
-    " 'same'. Default: after a quarter of its layers; itself, where it has none."
-)
-
 
 def draft_source(source: Source, draft: str | Source | None) -> Source:
     """The source that drafts for `source`, where no file has to be loaded for it."""

@@ -27,8 +27,7 @@ from decodery.core.params import Parameters, parameter
 from decodery.core.source import Source
 from decodery.methods.speculative.acceptance import Optimum
 from decodery.methods.speculative.candidates import Drawn
-from decodery.methods.speculative.drafts import HELP
-from decodery.methods.speculative.model_drafter import Drawing
+from decodery.methods.speculative.drafting import HELP, drafter_for
 from decodery.methods.speculative.shapes import Branching
 from decodery.methods.speculative.speculation import Speculation
 from decodery.methods.speculative.transport import MOST_TOKENS, Transport
@@ -120,7 +119,7 @@ def build(params: Params) -> Speculation:
     rule = rule_of(params.drafter, params.rule)
     shape = Branching(params.branching or (2, 2, 2), params.drafter)
     return Speculation(
-        Drawing(params.draft, shape, temperature=params.draft_temperature),
+        drafter_for(params.draft, shape, temperature=params.draft_temperature),
         NodeWise(rule),
         params.n,
         watch=partial(Optimum, rule, params.drafter) if params.optimum else None,

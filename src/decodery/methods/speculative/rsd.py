@@ -21,8 +21,7 @@ from decodery.core.card import Card, Method
 from decodery.core.errors import ParameterError
 from decodery.core.params import Parameters, parameter
 from decodery.core.source import Source
-from decodery.methods.speculative.drafts import HELP
-from decodery.methods.speculative.model_drafter import Drawing
+from decodery.methods.speculative.drafting import HELP, drafter_for
 from decodery.methods.speculative.shapes import Beam, Branching
 from decodery.methods.speculative.speculation import Speculation
 from decodery.methods.speculative.verifiers import Recursive
@@ -79,7 +78,7 @@ def build(params: Params) -> Speculation:
         raise ParameterError("rsd: beams and levels are of tree=beam; give branching such as 2,2,2")
     beam = Beam(params.beams or 3, params.levels or 3)
     shape = beam if params.tree == "beam" else Branching(params.branching or (2, 2, 2))
-    drafter = Drawing(
+    drafter = drafter_for(
         params.draft, shape, temperature=params.draft_temperature, most=params.node_budget
     )
     return Speculation(drafter, NodeWise(Recursive("distinct")), params.n)

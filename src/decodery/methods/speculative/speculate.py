@@ -35,6 +35,7 @@ CARD = Card(
     source="decodery; lookup: Saxena (2023), head: as in EAGLE, arXiv:2401.15077",
     calls_per_token="1 / (1 + tokens accepted of a draft)",
     reductions=(Reduction({}, "sample"),),
+    inert=("head",),
 )
 
 
