@@ -94,11 +94,10 @@ def questions(path: Path, each: int) -> dict[str, list[str]]:
     }
 
 
-def requests_of(texts: Sequence[str], temperature: float, most: int) -> list[dict[str, Any]]:
+def requests_of(
+    model: Any, texts: Sequence[str], temperature: float, most: int
+) -> list[dict[str, Any]]:
     """The prompts with the lengths of our own answers."""
-    import decodery as dc
-
-    model = dc.load()
     sampled = {"method": "sample", "temperature": temperature}
     answers = model.generate(
         list(texts), max_tokens=most, seed=0, **(sampled if temperature else {"method": "greedy"})
@@ -219,6 +218,9 @@ def main() -> None:
     console.print(f"{summary(machine)}\n{options.threads} threads, {options.rounds} rounds")
     asked = questions(options.data, options.each)
     field = field_of(options)
+    import decodery as dc
+
+    model = dc.load()
     found: list[Found] = []
     try:
         for item in field:
@@ -230,7 +232,7 @@ def main() -> None:
         everyone: list[Who] = [(item.family, mode) for item in here for mode in modes[item.family]]
         for temperature in options.temperatures:
             for category in options.categories:
-                requests = requests_of(asked[category], temperature, options.tokens)
+                requests = requests_of(model, asked[category], temperature, options.tokens)
                 tokens = sum(item["new_tokens"] - 1 for item in requests)
                 race = Race(Found(category, temperature, tokens), requests, here)
                 for turn in range(-1, options.rounds):
