@@ -216,6 +216,7 @@ def test_through_the_runner(coupling, policy):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("guess", ["random", "uniform"])
 @pytest.mark.parametrize("coupling", COUPLINGS)
 def test_through_the_runner_at_length(coupling, guess):
