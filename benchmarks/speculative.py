@@ -1,10 +1,11 @@
 """How much faster is speculative decoding, on the kinds of text that people ask for?
 
-Prompts of Spec-Bench (a file that you bring, see benchmarks/README.md), some of each category, one
-stream at a time, greedy and at temperature 0.7: ours without drafts, with `speculation auto` and
-with prompt lookup, beside transformers and llama.cpp without and with theirs. A category's time is
-that of all its prompts one after another, less the time of a first token of each, so prompts do not
-count; ratios are formed inside a round, in which everyone does the same once.
+Prompts of Spec-Bench (a file that you bring, see benchmarks/README.md; without it, two of our own
+for each of its categories), one stream at a time, greedy and at temperature 0.7: ours without
+drafts, with `speculation auto` and with prompt lookup, beside transformers and llama.cpp without
+and with theirs. A category's time is that of all its prompts one after another, less the time of a
+first token of each, so prompts do not count; ratios are formed inside a round, in which everyone
+does the same once.
 
 Every prompt gets as many new tokens as our own answer has before its end token, at most `--tokens`,
 and end tokens end nothing: all write equally much, and nobody wins by what comes after an answer.
@@ -15,7 +16,6 @@ and end tokens end nothing: all write equally much, and nobody wins by what come
 from __future__ import annotations
 
 import argparse
-import ast
 import json
 import os
 import sys
@@ -31,6 +31,7 @@ from rich.table import Table
 from harness.field import Contestant
 from harness.machine import facts, summary
 from harness.process import WorkerError, rotated
+from harness.questions import CATEGORIES, questions
 from harness.spread import Spread, ratios
 
 OURS, TRANSFORMERS, LLAMA = "decodery", "transformers", "llama.cpp"
@@ -41,8 +42,6 @@ MODES: Mapping[str, Sequence[str]] = {
 }
 QUICK: Mapping[str, Sequence[str]] = {OURS: ("", "auto")}
 PLAIN, AUTO = (OURS, ""), (OURS, "auto")
-CHATS = "mt_bench"  # its eight small categories count as one
-CATEGORIES = (CHATS, "translation", "summarization", "qa", "math_reasoning", "rag")
 TEMPERATURES = (0.0, 0.7)
 LEAST_TOKENS = 16
 WARM_UP_TOKENS = 8
@@ -77,21 +76,6 @@ class Found:
                 for who, seconds in self.seconds.items()
             ],
         }
-
-
-def questions(path: Path, each: int) -> dict[str, list[str]]:
-    """First turns by category, `each` of them spread over the file."""
-    found: dict[str, list[str]] = {name: [] for name in CATEGORIES}
-    for line in path.read_text().splitlines():
-        row = json.loads(line)
-        turns = row["turns"]
-        turns = ast.literal_eval(turns) if isinstance(turns, str) else turns
-        name = row["category"] if row["category"] in found else CHATS
-        found[name].append(turns[0])
-    return {
-        name: [texts[place * len(texts) // each] for place in range(each)]
-        for name, texts in found.items()
-    }
 
 
 def requests_of(
@@ -267,7 +251,8 @@ def _write(
         "threads": options.threads,
         "rounds": options.rounds,
         "clock": options.clock,
-        "prompts": options.each,
+        "data": options.data.name if options.data else "own",
+        "prompts": options.each if options.data else 2,
         "tokens": options.tokens,
         "contestants": [{"name": item.name, "error": item.error, **item.about} for item in field],
         "found": [item.content() for item in found],
@@ -279,8 +264,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="Spec-Bench's question.jsonl")
-    parser.add_argument("--each", type=int, default=4, help="prompts of a category")
+    parser.add_argument("--data", type=Path, help="Spec-Bench's question.jsonl; default: our own")
+    parser.add_argument("--each", type=int, default=4, help="prompts of a category of that file")
     parser.add_argument("--tokens", type=int, default=128, help="most new tokens of a prompt")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))

@@ -22,7 +22,9 @@ SHAPE = Branching((2, 1))
 TABLE = TableModel.random(4, seed=1)
 
 
-@pytest.mark.parametrize("draft", ["same", "exit:8", "./a-model", TABLE], ids=str)
+@pytest.mark.parametrize(
+    "draft", ["same", "exit:8", "./a-model", TABLE], ids=["same", "exit", "folder", "source"]
+)
 def test_sources_draw_on_trees_of_their_own(draft):
     assert drafter_for(draft, SHAPE) == Drawing(draft, SHAPE)
 
