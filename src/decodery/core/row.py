@@ -19,7 +19,7 @@ from decodery.core.errors import RowError
 Scores = npt.NDArray[np.floating]
 Ids = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
-_DTYPES = ("float32", "float64")
+_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 _T = TypeVar("_T", bound=np.generic)
 
 
@@ -33,7 +33,7 @@ class Row:
     __slots__ = ("_log_normaliser", "ids", "maximum", "scores", "vocab_size")
 
     def __init__(self, scores: Scores, vocab_size: int, ids: Ids | None = None) -> None:
-        if str(scores.dtype) not in _DTYPES:
+        if scores.dtype not in _DTYPES:
             raise RowError(f"scores are {scores.dtype}; rows are float32 or float64")
         expected = vocab_size if ids is None else ids.size
         if scores.ndim != 1 or scores.size != expected:
@@ -52,7 +52,7 @@ class Row:
     def dense(cls, scores: npt.ArrayLike) -> Row:
         """A whole row from scores [vocab_size]; integers and lists become float64."""
         array = np.asarray(scores)
-        if str(array.dtype) not in _DTYPES:
+        if array.dtype not in _DTYPES:
             array = array.astype(np.float64)
         return cls(array, array.size)
 

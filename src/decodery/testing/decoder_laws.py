@@ -190,7 +190,7 @@ def stays_in_its_footprint(name: str, decoder: Decoder) -> None:
             require(
                 model.peak <= promised[model],
                 f"{name} keeps {model.peak} tokens alive on {scene.label!r},"
-                f" it asked room for {promised[model]}",
+                f" its footprint is {promised[model]}",
             )
 
 
