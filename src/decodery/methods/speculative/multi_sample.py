@@ -35,8 +35,10 @@ CARD = Card(
     deviations=(
         "by default a tree is drafted, matches may be of one token, shorter matches count less"
         " instead of not at all, and the sample itself and the prompt are looked through too:"
-        " consensus_shape=greedy, consensus_shortest=2, consensus_decay=0, consensus_own=false and"
-        " consensus_prompt=false give the paper's drafts, so far as they are known",
+        " consensus_shape=greedy, consensus_shortest=2, consensus_decay=0, consensus_edge=0.3,"
+        " consensus_path=0.05, consensus_own=false and consensus_prompt=false give the paper's"
+        " drafts, so far as they are known",
+        "an end token is an edge like any other; a text cut by its budget says nothing of ending",
         "viterbi maximises the tokens accepted on average, not the product of shares, which would"
         " prefer the shortest path",
     ),
