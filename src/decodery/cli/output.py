@@ -53,6 +53,19 @@ def speculation_line(report: Mapping[str, Any]) -> str | None:
     )
 
 
+def watched_line(report: Mapping[str, Any]) -> str | None:
+    """What was measured beside the drafts, one line; None where nothing was."""
+    optimum, departure = (report["details"].get(name) for name in ("optimum", "departure"))
+    if optimum and optimum["nodes"]:
+        return (
+            f"optimum: the rule accepts {optimum['acceptance']:.3f} on average, any exact rule at"
+            f" most {optimum['bound']:.3f}, at {optimum['nodes']} nodes"
+        )
+    if departure and departure["tokens"]:
+        return f"departure: {departure['total_variation']:.3f} of total variation a token"
+    return None
+
+
 def parameters_line(parameters: Mapping[str, Mapping[str, Any]]) -> str:
     """Effective parameters that are in force, and where each came from when not the default."""
     shown: list[str] = []

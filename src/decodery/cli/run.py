@@ -16,6 +16,7 @@ from decodery.cli.output import (
     parameters_line,
     print_json,
     speculation_line,
+    watched_line,
     write,
 )
 from decodery.core.errors import ParameterError, PromptError
@@ -120,7 +121,11 @@ def run(
     if not quiet and not as_json:
         err.print(parameters_line(generation.parameters), style="dim", markup=False)
         report = generation.report.to_dict()
-        lines = cost_line(generation.method, generation.seed, report), speculation_line(report)
+        lines = (
+            cost_line(generation.method, generation.seed, report),
+            speculation_line(report),
+            watched_line(report),
+        )
         for line in lines:
             if line is not None:
                 err.print(line, style="dim", markup=False)

@@ -44,6 +44,11 @@ class Stopping:
         if self.stop and self.decode is None:
             raise ParameterError("stop strings need a source with a tokenizer")
 
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Tokens that end a text wherever they stand."""
+        return self.stop_ids if self.ignore_eos else self.stop_ids | self.eos_ids
+
     def reason(self, node: Node) -> FinishReason | None:
         """Why the path ends at `node`, or None. Assumes that no earlier node ended it."""
         if not self.ignore_eos and node.token in self.eos_ids:

@@ -91,6 +91,17 @@ def test_the_departure_by_hand(monkeypatch, next_token) -> None:
     check_departure(monkeypatch, next_token)
 
 
+def test_the_departure_of_several_texts_weighs_their_tokens() -> None:
+    decoder = METHOD(next_token="draw", threshold=0.25, misaligned=0.6, n=3)
+    items = completed(decoder, POLICIES[0], next(iter(prompts(1))), 12, 1)
+    found = [item.details["departure"] for item in items]
+    whole = decoder.totals(items)["departure"]
+    assert whole["tokens"] == sum(len(item.tokens) for item in items)
+    mean = sum(item["total_variation"] * item["tokens"] for item in found) / whole["tokens"]
+    assert whole["total_variation"] == pytest.approx(mean, abs=1e-12)
+    assert mean > 0.0
+
+
 def test_the_share_of_alternatives() -> None:
     """On even rows of tokens that the context never has, nothing but alternatives can be taken."""
     policy = Policy(TableModel(lambda _: [0, 0, 0.5, 0.5], 4, 0))

@@ -8,6 +8,7 @@ place of the longest path, and no guard of the end.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -128,6 +129,21 @@ def log_chance(path):
 
 def test_the_longest_path_of_accepted_candidates_then_the_likeliest() -> None:
     check_paths()
+
+
+def test_an_ignored_end_token_guards_nothing() -> None:
+    """With `ignore_eos` it is a token as any other: paths are those of a text without ends."""
+    differs = 0
+    for seed in range(40):
+        draft, place = draft_of(seed, ends=END)
+        walk = random_walk(seed)
+        guarded = accepted(draft, walk, place)
+        stopping = replace(place.task.stopping, ignore_eos=True)
+        free = Place(replace(place.task, stopping=stopping), 0, greedy=True)
+        without = Place(replace(place.task, stopping=Stopping(20)), 0, greedy=True)
+        assert accepted(draft, walk, free) == accepted(draft, walk, without)
+        differs += accepted(draft, walk, free) != guarded
+    assert differs > 0
 
 
 def test_what_comes_behind_is_the_argmax_or_ends_the_text() -> None:

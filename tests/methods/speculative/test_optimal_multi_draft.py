@@ -232,12 +232,13 @@ def test_the_report_is_absent_unless_asked_for() -> None:
     assert nothing.details["optimum"] == {"nodes": 0, "bound": None, "acceptance": None}
 
 
-def test_certain_candidates_have_no_bound() -> None:
-    """Greedy decoding drafts the most probable tokens: there is no draw to have a bound."""
+def test_greedy_decoding_has_no_bound() -> None:
+    """It drafts the most probable tokens: there is no draw to have a bound."""
     target, draft = EVEN
-    item = run(METHOD(draft=draft, optimum=True).certain(), Policy(target), 6)
+    with pytest.raises(ParameterError, match="optimum: greedy decoding draws nothing"):
+        METHOD(draft=draft, optimum=True).certain()
+    item = run(METHOD(draft=draft).certain(), Policy(target), 6)
     assert item.tokens == (3,) * 6
-    assert item.details["optimum"]["nodes"] == 0
 
 
 def test_the_report_changes_no_token() -> None:
@@ -254,7 +255,16 @@ def test_every_sequence_has_a_report_of_its_own() -> None:
     target, draft = EVEN
     decoder = METHOD(draft=draft, optimum=True, n=3)
     items = run_alone(decoder, Task(Policy(target), PROMPT, Stopping(20)))
-    assert len({item.details["optimum"]["nodes"] for item in items}) > 1
+    found = [item.details["optimum"] for item in items]
+    assert len({item["nodes"] for item in found}) > 1
+    whole = decoder.totals(items)["optimum"]
+    assert whole["nodes"] == sum(item["nodes"] for item in found)
+    for name in ("bound", "acceptance"):
+        mean = sum(item[name] * item["nodes"] for item in found) / whole["nodes"]
+        assert whole[name] == pytest.approx(mean, abs=1e-12)
+    nothing = run(decoder, Policy(target), 1)  # no room for a draft
+    assert decoder.totals([nothing])["optimum"]["bound"] is None
+    assert decoder.totals([nothing, *items])["optimum"] == pytest.approx(whole)
 
 
 def test_transport_refuses_a_large_vocabulary_before_any_forward() -> None:

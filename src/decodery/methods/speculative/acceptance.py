@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -132,7 +133,9 @@ class Optimum(Watch):
     bound: float = 0.0
     acceptance: float = 0.0
 
-    name = "optimum"
+    name: ClassVar[str] = "optimum"
+    weight: ClassVar[str] = "nodes"
+    means: ClassVar[tuple[str, ...]] = ("bound", "acceptance")
 
     def note(self, draft: Candidates, path: Sequence[Node], place: Place) -> None:
         for node in (draft.tip, *path[:-1]):

@@ -60,9 +60,7 @@ class AdaptiveSession(Session):
         models = list(leaves(task.policy.source))
         self.costs: StepCosts | None = models[0].costs
         self._each = models.count(models[0])  # rows of the model for one of the policy
-        stopping = task.stopping
-        ends: frozenset[int] = frozenset() if stopping.ignore_eos else stopping.eos_ids
-        self.ends = stopping.stop_ids | ends
+        self.ends = task.stopping.end_tokens
         self._asked: dict[int, Place] = {}  # by sequence: what was guessed at its tip and below
         self._rows = 0  # of this request in the last forward
 

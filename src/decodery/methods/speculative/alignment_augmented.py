@@ -25,11 +25,12 @@ github.com/Jikai0Wang/CASD.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from decodery.core.card import Card, Method, Reduction
-from decodery.core.decoder import Decoding, Task
+from decodery.core.decoder import Completion, Decoding, Task
 from decodery.core.errors import BudgetExhausted, ParameterError
 from decodery.core.params import Parameters, parameter
 from decodery.methods.speculative.alignment_departure import Against, Departure
@@ -147,6 +148,9 @@ class AlignmentAugmented(Speculation):
             watch=lambda: Departure(against, session.offered),
         )
         return (yield from Speculation.decode(ready, task))
+
+    def totals(self, completions: Sequence[Completion]) -> dict[str, Any]:
+        return {**super().totals(completions), **Departure.totals(completions)}
 
     def _takes_argmax(self, task: Task) -> bool:
         if self.next_token != "auto":

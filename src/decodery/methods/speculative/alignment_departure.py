@@ -33,6 +33,8 @@ class Departure(Watch):
     """
 
     name: ClassVar[str] = "departure"
+    weight: ClassVar[str] = "tokens"
+    means: ClassVar[tuple[str, ...]] = ("total_variation",)
 
     against: Against
     alternatives: Set[Node]
@@ -63,6 +65,7 @@ class Departure(Watch):
         count = max(1, self.accepted)
         distances = {"itself": 0.0, "argmax": float(self.others), "draw": self.doubt}
         return {
+            "tokens": self.tokens,
             "accepted": self.accepted,
             "from_alternatives": self.unlike / count,
             "log_probability": self.log_chance / count,

@@ -47,6 +47,11 @@ class Candidates:
                 node.proposed(law[token])
         return self.children[parent]
 
+    @property
+    def count(self) -> int:
+        """How many candidates there are, each once."""
+        return sum(len(set(nodes)) for nodes in self.children.values())
+
     def add_path(self, tokens: Sequence[int]) -> None:
         """Put one candidate below another, from the tip down."""
         node = self.tip

@@ -14,7 +14,6 @@ Ankner et al.: Hydra (2024), arXiv:2402.05109; Li et al.: EAGLE (2024), arXiv:24
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
@@ -26,9 +25,11 @@ from decodery.core.source import Model, Source
 from decodery.core.tree import Node
 from decodery.methods.speculative.candidates import Candidates, Drawn
 from decodery.methods.speculative.distilled_head import PART, Floats, Head, Thought
-from decodery.methods.speculative.drafters import Drafter, Drafts, Session, Stream
+from decodery.methods.speculative.drafters import Drafter, Drafts, Stream
+from decodery.methods.speculative.growing import Branch, Growing
+from decodery.methods.speculative.law import Law
 from decodery.methods.speculative.proposers import Guess, Proposer, Watcher
-from decodery.methods.speculative.shapes import Branching, End, Shape
+from decodery.methods.speculative.shapes import Branching, Shape
 
 CHAIN = Branching((1, 1, 1), "fixed")
 TRUST = 0.65  # of q, how often guesses came true on questions unlike those it learnt from
@@ -122,23 +123,11 @@ class Distilled(Drafter):
         return DistilledSession(self, task, head_of(task.policy.source, self.file))
 
 
-@dataclass
-class _Branch:
-    """The end of a branch: its node, what the head knows there, and how likely it is reached."""
-
-    node: Node
-    thought: Thought
-    log_chance: float = 0.0
-    key: float = 0.0
-    reached: float = 1.0
-
-
-class DistilledSession(Session):
+class DistilledSession(Growing[Thought]):
     def __init__(self, drafter: Distilled, task: Task, head: Head) -> None:
+        super().__init__(drafter.shape, task, drafter.least)
         self.drafter = drafter
-        self.task = task
         self.head = head
-        self._drafted: Counter[tuple[int, int]] = Counter()  # (sequence, position) -> times
 
     def draft(self, streams: Sequence[Stream], budget: int) -> Drafts:
         return [self._candidates(stream, budget) for stream in streams]
@@ -147,59 +136,19 @@ class DistilledSession(Session):
     def _candidates(self, stream: Stream, budget: int) -> Candidates:
         draft = Candidates(stream.tip, stream.sequence)
         thought = thought_at(self.head, stream.tip)
-        branches = [] if thought is None else [_Branch(stream.tip, thought)]
-        left = budget
-        for number in range(min(self.drafter.shape.depth, stream.room - 1)):
+        branches = [] if thought is None else [Branch(stream.tip, thought)]
+        for number in range(min(self.shape.depth, stream.room - 1)):
+            left = budget - draft.count
             if not branches or left < 1:
                 break
-            branches = self._level(draft, branches, number, left)
-            left = budget - sum(len(set(nodes)) for nodes in draft.children.values())
+            branches = self.level(draft, branches, number, left)
         return draft
 
-    def _level(
-        self, draft: Candidates, branches: Sequence[_Branch], number: int, left: int
-    ) -> list[_Branch]:
-        """Put a level of candidates below the ends of branches; returns the new ends."""
-        shape, below = self.drafter.shape, list[_Branch]()
-        last = number + 1 == shape.depth
-        ends = [self._end(branch, draft.sequence) for branch in branches]
-        for branch, end, picks in zip(branches, ends, shape.level(number, ends, left), strict=True):
-            kept = [
-                pick
-                for pick in picks
-                if not self.drafter.least
-                or branch.reached * end.law[pick.token] >= self.drafter.least
-            ]
-            if not kept:
-                continue
-            law = None if shape.drawn == "fixed" else end.law
-            nodes = draft.add(branch.node, [pick.token for pick in kept], law)
-            made: dict[Node, _Branch] = {}
-            for node, pick in zip(nodes, kept, strict=True):
-                if not last and node not in made and not self._is_dead(node):
-                    thought = self.head.after(branch.thought, node.token)
-                    reached = branch.reached * end.law[node.token]
-                    made[node] = _Branch(node, thought, pick.log_chance, pick.key, reached)
-            below += made.values()
-        return below
+    def law(self, mind: Thought, sequence: int) -> Law:
+        return self.head.law(mind, self.drafter.temperature)
 
-    def _end(self, branch: _Branch, sequence: int) -> End:
-        position = branch.node.depth
-        self._drafted[sequence, position] += 1
-        number = self._drafted[sequence, position]
-        stream = self.task.stream
-        return End(
-            self.head.law(branch.thought, self.drafter.temperature),
-            lambda index: stream.uniform(sequence, position, f"draft {index}", number),
-            branch.log_chance,
-            branch.key,
-        )
-
-    def _is_dead(self, node: Node) -> bool:
-        """Whether nothing can come after a candidate."""
-        stopping = self.task.stopping
-        ends = node.token in stopping.eos_ids and not stopping.ignore_eos
-        return ends or node.token in stopping.stop_ids
+    def after(self, mind: Thought, token: int, sequence: int) -> Thought:
+        return self.head.after(mind, token)
 
 
 def thought_at(head: Head, tip: Node) -> Thought | None:

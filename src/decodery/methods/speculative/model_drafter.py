@@ -9,7 +9,6 @@ another one is given; any law is legal, the closer the better.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,10 +22,11 @@ from decodery.core.source import Model, Policy, Source, same_tokens
 from decodery.core.tree import Node
 from decodery.methods.sampling.temperature import Temperature
 from decodery.methods.speculative.candidates import Candidates, Drawn
-from decodery.methods.speculative.drafters import Drafter, Drafts, Session, Steps, Stream
+from decodery.methods.speculative.drafters import Drafter, Drafts, Steps, Stream
 from decodery.methods.speculative.drafts import draft_source, loaded
+from decodery.methods.speculative.growing import Branch, Growing
 from decodery.methods.speculative.law import Law
-from decodery.methods.speculative.shapes import End, Shape
+from decodery.methods.speculative.shapes import Shape
 
 
 @dataclass(frozen=True)
@@ -105,13 +105,11 @@ def at_temperature(sampler: Chain, temperature: float) -> Chain:
     return Chain((*kept[:place], Temperature(temperature), *kept[place:]))
 
 
-class SourceSession(Session):
+class SourceSession(Growing[Node]):
     def __init__(self, drafter: Drawing, task: Task) -> None:
-        self.shape = drafter.shape
+        super().__init__(drafter.shape, task)
         self.policy = drafter.policy(task)
-        self.task = task
         self._shadows: dict[int, Node] = {}  # the end of each stream, on the draft's tree
-        self._drafted: Counter[tuple[int, int]] = Counter()  # (sequence, position) -> times
 
     def open(self) -> Steps:
         self.root: Node = yield Open(self.policy, self.task.prompt)
@@ -122,17 +120,19 @@ class SourceSession(Session):
         yield from self._catch_up(streams)
         drafts = [Candidates(stream.tip, stream.sequence) for stream in streams]
         growing = [
-            _Growing(draft, [_Branch(draft.tip, self._shadow(stream))], stream.room - 1, budget)
-            for draft, stream in zip(drafts, streams, strict=True)
+            _Draft(item, [Branch(item.tip, self._shadow(stream))], stream.room - 1)
+            for item, stream in zip(drafts, streams, strict=True)
         ]
-        for level in range(self.shape.depth):
-            growing = [item for item in growing if item.branches and item.room > level]
-            for item in growing:
-                self._level(item, level)
-            waiting = [branch.shadow for item in growing for branch in item.branches]
-            if not waiting or level + 1 == self.shape.depth:
+        for number in range(self.shape.depth):
+            growing = [item for item in growing if item.goes_on(number, budget)]
+            if not growing:
                 break
-            yield Grow(waiting, keep_rows=True)
+            if number:
+                waiting = [branch.mind for item in growing for branch in item.branches]
+                yield Grow(waiting, keep_rows=True)
+            for item in growing:
+                left = budget - item.made.count
+                item.branches = self.level(item.made, item.branches, number, left)
         return drafts
 
     def _catch_up(self, streams: Sequence[Stream]) -> Generator[Requests, Any, None]:
@@ -145,39 +145,11 @@ class SourceSession(Session):
                     break
                 above.release_row()
 
-    def _level(self, item: _Growing, level: int) -> None:
-        ends = [self._end(branch, item.draft.sequence) for branch in item.branches]
-        below: list[_Branch] = []
-        picked = self.shape.level(level, ends, item.left)
-        for branch, end, picks in zip(item.branches, ends, picked, strict=True):
-            law = None if self.shape.drawn == "fixed" else end.law
-            nodes = item.draft.add(branch.node, [pick.token for pick in picks], law)
-            item.left -= len(set(nodes))
-            made: dict[Node, _Branch] = {}
-            for node, pick in zip(nodes, picks, strict=True):
-                if node not in made and not self._is_dead(node):
-                    shadow = branch.shadow.child(pick.token, item.draft.sequence)
-                    made[node] = _Branch(node, shadow, pick.log_chance, pick.key)
-            below += made.values()
-        item.branches = below
+    def law(self, mind: Node, sequence: int) -> Law:
+        return Law.of(mind.policy_row(sequence))
 
-    def _end(self, branch: _Branch, sequence: int) -> End:
-        position = branch.node.depth
-        self._drafted[sequence, position] += 1
-        number = self._drafted[sequence, position]
-        stream = self.task.stream
-        return End(
-            Law.of(branch.shadow.policy_row(sequence)),
-            lambda index: stream.uniform(sequence, position, f"draft {index}", number),
-            branch.log_chance,
-            branch.key,
-        )
-
-    def _is_dead(self, node: Node) -> bool:
-        """Whether nothing can come after a candidate."""
-        stopping = self.task.stopping
-        ends = node.token in stopping.eos_ids and not stopping.ignore_eos
-        return ends or node.token in stopping.stop_ids
+    def after(self, mind: Node, token: int, sequence: int) -> Node:
+        return mind.child(token, sequence)
 
     # -- following -------------------------------------------------------------------------------
 
@@ -204,23 +176,16 @@ class SourceSession(Session):
 
 
 @dataclass
-class _Branch:
-    """The end of a branch on both trees."""
+class _Draft:
+    """A draft in the making: the ends of its branches, and how deep it may go."""
 
-    node: Node
-    shadow: Node
-    log_chance: float = 0.0
-    key: float = 0.0
-
-
-@dataclass
-class _Growing:
-    """A draft in the making: the ends of its branches, how deep it may go, and the nodes left."""
-
-    draft: Candidates
-    branches: list[_Branch]
+    made: Candidates
+    branches: list[Branch[Node]]
     room: int
-    left: int
+
+    def goes_on(self, number: int, budget: int) -> bool:
+        """Whether there may be candidates at level `number`."""
+        return bool(self.branches) and self.room > number and budget > self.made.count
 
 
 def _is_of(node: Node, stream: Stream) -> bool:

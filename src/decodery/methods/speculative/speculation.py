@@ -36,9 +36,14 @@ from decodery.methods.speculative.walks import NodeWise, Place, Walk
 
 
 class Watch(ABC):
-    """Someone who looks at the steps of one sequence; what it noted goes into the details."""
+    """Someone who looks at the steps of one sequence; what it noted goes into the details.
+
+    `totals` of several sequences has `means`, each weighted by `weight`, and the sum of `weight`.
+    """
 
     name: ClassVar[str]
+    weight: ClassVar[str]
+    means: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def note(self, draft: Candidates, path: Sequence[Node], place: Place) -> None:
@@ -46,7 +51,22 @@ class Watch(ABC):
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """What it noted, as JSON."""
+        """What it noted, as JSON; a mean is None where `weight` is 0."""
+
+    @classmethod
+    def totals(cls, completions: Sequence[Completion]) -> dict[str, Any]:
+        """What completions' notes come to together, by name; nothing where none has any."""
+        found = [item.details[cls.name] for item in completions if cls.name in item.details]
+        if not found:
+            return {}
+        whole = sum(item[cls.weight] for item in found)
+        means = {
+            name: sum(item[name] * item[cls.weight] for item in found if item[cls.weight]) / whole
+            if whole
+            else None
+            for name in cls.means
+        }
+        return {cls.name: {cls.weight: whole, **means}}
 
 
 @dataclass(frozen=True)
@@ -84,6 +104,11 @@ class Speculation(Decoder):
         return self.greedy and self.walk.lossless
 
     def certain(self) -> Speculation:
+        if self.watch is not None:
+            raise ParameterError(
+                f"{self.watch().name}: greedy decoding draws nothing, so there is nothing to"
+                " average over; leave it out, or sample"
+            )
         walk = NodeWise(Match()) if self.walk.draws else self.walk
         return replace(self, drafter=self.drafter.certain(), walk=walk, greedy=True)
 
@@ -99,7 +124,8 @@ class Speculation(Decoder):
         return [run.ended[sequence] for sequence in sorted(run.ended)]
 
     def totals(self, completions: Sequence[Completion]) -> dict[str, Any]:
-        return totals(completions)
+        watched = {} if self.watch is None else self.watch().totals(completions)
+        return {**totals(completions), **watched}
 
     def footprint(self, prompt_length: int, max_tokens: int) -> int:
         return branch_footprint(self.n, prompt_length, max_tokens) + self.n * self.drafter.nodes

@@ -237,13 +237,13 @@ class Conditional(Walk):
 
     def _is_ending(self, law: Law, place: Place, token: int, chance: float) -> bool:
         """Whether an end token would be more probable: then nothing else is accepted."""
-        ends = place.task.stopping.eos_ids
+        ends = place.task.stopping.end_tokens
         return token not in ends and any(law[end] >= chance for end in ends)
 
     def threshold(self, law: Law, place: Place) -> float:
         """The least probability that is accepted."""
         if self.constant:
-            return max([self.base, *(law[end] for end in place.task.stopping.eos_ids)])
+            return max([self.base, *(law[end] for end in place.task.stopping.end_tokens)])
         positive = law.masses[law.masses > 0]
         entropy = float(-(positive * np.log(positive)).sum())
         return min(float(law.masses.max()), max(self.base - self.slope * entropy, self.floor))
