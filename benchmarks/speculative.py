@@ -164,11 +164,15 @@ def show(console: Console, all_found: Sequence[Found]) -> None:
         for who in dict.fromkeys(key for item in own for key in item.seconds):
             cells, middle = [], []
             for item in own:
+                if who not in item.seconds:
+                    cells.append("left out")
+                    continue
                 ratio = ratios(item.seconds[PLAIN], item.seconds[who])
                 speed = item.tokens / median(item.seconds[who])
                 cells.append(f"{ratio.shown(2)}\n{speed:.0f}/s{_calls(item, who)}")
                 middle.append(ratio.median)
-            table.add_row(" ".join(who).strip(), *cells, f"{geometric_mean(middle):.2f}")
+            mean = f"{geometric_mean(middle):.2f}" if len(middle) == len(own) else ""
+            table.add_row(" ".join(who).strip(), *cells, mean)
         console.print(table)
 
 
@@ -193,6 +197,19 @@ def show_goals(console: Console, all_found: Sequence[Found]) -> None:
                 f"decodery auto over the fastest speculation of {family} in each category:"
                 f" {geometric_mean(best):.2f}x ({spread.low:.2f}-{spread.high:.2f})"
             )
+
+
+def left_out(found: Found, factor: float) -> list[Who]:
+    """Ways of drafting that took so many times as long as the fastest way of the same peer."""
+    middles = {who: median(seconds) for who, seconds in found.seconds.items()}
+    best: dict[str, float] = {}
+    for (family, _), middle in middles.items():
+        best[family] = min(middle, best.get(family, middle))
+    return [
+        (family, mode)
+        for (family, mode), middle in middles.items()
+        if family != OURS and mode and middle > factor * best[family]
+    ]
 
 
 def main() -> None:
@@ -229,6 +246,10 @@ def main() -> None:
                             everyone.remove(who)
                             race.found.seconds.pop(who, None)
                 found.append(race.found)
+                for who in left_out(race.found, options.leave_out):
+                    if who in everyone:
+                        everyone.remove(who)
+                        console.print(f"  {' '.join(who)}: too slow, left out from here on")
                 console.print(f"  done: {category} at {temperature}, load {race.found.load}")
                 if options.json:
                     _write(options, machine, field, found)
@@ -272,6 +293,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--clock", default="wall", choices=CLOCKS, help="cpu: with one thread")
     parser.add_argument("--temperatures", type=float, nargs="+", default=list(TEMPERATURES))
     parser.add_argument("--categories", nargs="+", default=list(CATEGORIES), choices=CATEGORIES)
+    parser.add_argument(
+        "--leave-out",
+        type=float,
+        default=3.0,
+        metavar="FACTOR",
+        help="after a category, ways of a peer so many times slower than its best are left out",
+    )
     parser.add_argument("--quick", action="store_true", help="ours alone, plain and auto")
     parser.add_argument("--transformers-python", default=sys.executable, metavar="PYTHON")
     parser.add_argument("--llama-python", metavar="PYTHON", help="one with xllamacpp")
