@@ -289,6 +289,29 @@ def test_random_tokens_of_sentencepiece(decoder: decoders.Decoder, skip_special:
         assert joined == tokenizer.decode(ids, skip_special), ids
 
 
+def test_all_pieces_at_once_are_those_of_each_id(smollm: Tokenizer) -> None:
+    """Of the embedded model; of pieces; of bytes with added tokens outside their alphabet."""
+    backend = Backend(models.BPE(vocab={"a": 0, "Ġb": 1, "é": 2, "Ã©": 3, "日": 4}, merges=[]))
+    backend.decoder = decoders.ByteLevel()
+    backend.add_tokens(["a b", "\xad", "日本"])
+    backend.add_special_tokens([AddedToken("<s>", special=True)])
+    odd = Tokenizer(backend)
+    for tokenizer in (smollm, sentencepiece(decoders.Sequence(PIECES)), odd):
+        every = [tokenizer.piece(index) for index in range(tokenizer.vocab_size)]
+        assert tokenizer.pieces() == every
+    spelled = [
+        b"a",
+        b" b",
+        b"\xe9",
+        b"\xc3\xa9",
+        "日".encode(),
+        b"a b",
+        b"\xc2\xad",
+        "日本".encode(),
+    ]
+    assert odd.pieces() == [*spelled, None]
+
+
 # -- transformers ----------------------------------------------------------------------------------
 
 

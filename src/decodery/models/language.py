@@ -65,8 +65,5 @@ class TokenizerLanguage(Language):
 
     @cached_property
     def _pieces(self) -> tuple[bytes | None, ...]:
-        known = self.tokenizer.vocab_size
-        return tuple(
-            self.tokenizer.piece(index) if index < known else None
-            for index in range(self.vocab_size)
-        )
+        known = self.tokenizer.pieces()[: self.vocab_size]
+        return (*known, *[None] * (self.vocab_size - len(known)))

@@ -111,6 +111,23 @@ class Tokenizer:
             return bytes([int(spelled[3:5], 16)])
         return spelled.replace("\u2581", " ").encode()
 
+    def pieces(self) -> list[bytes | None]:
+        """`piece` of every id below `vocab_size`, quickly where the vocabulary is of bytes."""
+        indices = range(self.vocab_size)
+        if not isinstance(self._backend.decoder, decoders.ByteLevel):
+            return [self.piece(index) for index in indices]
+        found: list[bytes | None] = [None] * len(indices)
+        known, again = set[int](), set[int]()
+        for spelled, index in self._backend.get_vocab(with_added_tokens=True).items():
+            if index in known:
+                again.add(index)  # two spellings of one id: which one counts, `piece` knows
+            elif index in indices:
+                known.add(index)
+                found[index] = _bytes(spelled) if spelled else None
+        for index in again.union(self.special_ids).intersection(indices):
+            found[index] = self.piece(index)
+        return found
+
     def token_id(self, token: str) -> int | None:
         """The id of a vocabulary entry, or None."""
         try:
@@ -247,14 +264,17 @@ def _byte_alphabet() -> dict[str, int]:
     }
 
 
-_BYTE_OF = _byte_alphabet()
+_OUTSIDE = 0xFFFF  # of no byte
+_BYTE_OF = dict.fromkeys(range(256), _OUTSIDE) | {
+    ord(character): byte for character, byte in _byte_alphabet().items()
+}
 
 
 def _bytes(token: str) -> bytes:
     """A byte-level token's bytes; an added token outside the alphabet is plain UTF-8."""
     try:
-        return bytes([_BYTE_OF[character] for character in token])
-    except KeyError:
+        return token.translate(_BYTE_OF).encode("latin-1")
+    except UnicodeEncodeError:
         return token.encode()
 
 
