@@ -126,6 +126,8 @@ def make_plan(
 
     parameters: dict[str, Effective] = {}
     _note_run(parameters, run, run_values)
+    if speculative is None and run.speculation == AUTO:
+        del parameters["speculation"]  # it has no place here
     stages: list[Any] = []
     for sampler, given in order:
         params = make(sampler.params, given, sampler.name)
