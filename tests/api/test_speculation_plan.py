@@ -41,6 +41,7 @@ def test_a_name_brings_its_parameters():
 @pytest.mark.parametrize("method", ["beam", "prompt_lookup", "rsd"])
 def test_auto_leaves_other_decoders_alone(method):
     assert planned(method, speculation="auto") == planned(method)
+    assert "speculation" not in make_plan(method, {"speculation": "auto"}).parameters
 
 
 @pytest.mark.parametrize(
@@ -49,6 +50,7 @@ def test_auto_leaves_other_decoders_alone(method):
         ("beam", {"speculation": "rsd"}, "makes methods sample and greedy faster, not beam"),
         ("sample", {"speculation": "alignment_augmented"}, "would not keep the law of sample"),
         ("sample", {"speculation": "rsx"}, "did you mean 'rsd'"),
+        ("greedy", {"speculation": "optimal_multi_draft", "optimum": True}, "draws nothing"),
         ("sample", {"speculation": "beam"}, "speculation is 'beam'"),
         ("greedy", {"speculation": "prompt_lookup", "n": 2}, "greedy decoding has one answer"),
         ("greedy", {"speculation": "auto", "temperature": 0.5}, "has no effect"),
