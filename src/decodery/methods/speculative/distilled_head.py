@@ -94,14 +94,14 @@ class Head:
                 f" {list(hidden.shape)}"
             )
         word = int(self.word_of[token])
-        inner = self.first @ _normed(hidden.astype(np.float32, copy=False))
+        inner = _times(self.first, _normed(hidden.astype(np.float32, copy=False)))
         inner += self.first_bias
         return Thought(self._state(inner, word), word)
 
     def after(self, thought: Thought, token: int) -> Thought:
         """One token later."""
         word = int(self.word_of[token])
-        inner = self.next @ thought.state
+        inner = _times(self.next, thought.state)
         inner += self.next_bias
         return Thought(self._state(inner, word), word)
 
@@ -121,20 +121,28 @@ class Head:
         scores -= scores.max()
         np.exp(scores, out=scores)
         total = float(scores.sum())
-        if count == 1:
+        found: list[tuple[int, float]] = []
+        for _ in range(min(count, scores.size)):  # few: quicker than to sort all
             place = int(scores.argmax())
-            return [(int(self.tokens[near[place]]), float(scores[place]) / total)]
-        order = np.argsort(-scores, kind="stable")[:count]
-        return [(int(self.tokens[near[place]]), float(scores[place]) / total) for place in order]
+            found.append((int(self.tokens[near[place]]), float(scores[place]) / total))
+            scores[place] = -1.0
+        return found
 
     def _scores(self, thought: Thought, near: Ids) -> Floats:
-        scores = self.output[near] @ (self.project @ thought.state)
+        scores = _times(self.output.take(near, axis=0), _times(self.project, thought.state))
         scores += self.scores[thought.word]
         return scores
 
     def _state(self, inner: Floats, word: int) -> Floats:
         inner += self.input[word]
-        return _normed(self.out @ _silu(inner))
+        return _normed(_times(self.out, _silu(inner)))
+
+
+def _times(matrix: Floats, x: Floats) -> Floats:
+    """matrix x, row by row in this thread: a whole product would wake threads of BLAS, which then
+    stand in the way of the model's own."""
+    product: Floats = np.vecdot(matrix, x)
+    return product
 
 
 def _silu(x: Floats) -> Floats:
