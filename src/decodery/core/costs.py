@@ -16,7 +16,7 @@ PRIOR_WEIGHT = 4  # measurements that the prior counts for
 RECENT = 9  # forwards of one row whose median is the unit
 REMEMBERED = 41  # measured slopes whose median is the common one
 OWN = 15  # measured slopes of a number of rows that are remembered
-SHRINK = 12  # measurements of its own at which a number of rows believes them as much as the rest
+SHRINK = 12  # rows measured beyond the first at which a number of rows believes its own slope half
 
 
 class StepCosts:
@@ -25,7 +25,7 @@ class StepCosts:
     A forward of one row is the unit, taken as the median of the latest ones; others are measured
     against the unit of that moment, so that a busy machine slows both sides. Single measurements
     are noisy, so slopes are medians: one of all measurements, from which a number of rows departs
-    as far as it has measurements of its own.
+    as far as it has measurements of its own; the slope of many rows needs few to be known.
 
     >>> costs = StepCosts()
     >>> for _ in range(100):
@@ -73,5 +73,6 @@ class StepCosts:
     def _estimate(self, rows: int) -> float:
         slope, own = self._common, self._own.get(rows)
         if own:
-            slope += (median(own) - slope) * len(own) / (len(own) + SHRINK)
+            measured = len(own) * (rows - 1)
+            slope += (median(own) - slope) * measured / (measured + SHRINK)
         return 1.0 + slope * (rows - 1)

@@ -30,7 +30,7 @@ from decodery.methods.speculative.drafters import Drafter, Drafts, Session, Stre
 from decodery.methods.speculative.panel import Panel, Place
 from decodery.methods.speculative.proposers import Proposer
 
-GAIN = 1.01  # a draft must be expected to be worth this many plain steps a step
+GAIN = 1.02  # a draft must be expected to be worth this many plain steps a step
 
 
 @dataclass(frozen=True)
