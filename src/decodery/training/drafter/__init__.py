@@ -23,7 +23,7 @@ class Params(TrainingParams):
         (), help="Files of prompts, UTF-8, one prompt a line; default: templates of many kinds."
     )
     answers: int = parameter(
-        750,
+        3000,
         ge=2,
         le=1_000_000,
         help="How many answers the model writes, where no prompts are given.",
