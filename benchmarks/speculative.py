@@ -3,9 +3,9 @@
 Prompts of Spec-Bench (a file that you bring, see benchmarks/README.md; without it, two of our own
 for each of its categories), one stream at a time, greedy and at temperature 0.7: ours without
 drafts, with `speculation auto` and with prompt lookup, beside transformers and llama.cpp without
-and with theirs. A category's time is that of all its prompts one after another, less the time of a
-first token of each, so prompts do not count; ratios are formed inside a round, in which everyone
-does the same once.
+and with theirs. A category's time is that of all its prompts one after another, less the time until
+the first token of each, so prompts do not count; ratios are formed inside a round, in which
+everyone does the same once.
 
 Every prompt gets as many new tokens as our own answer has before its end token, at most `--tokens`,
 and end tokens end nothing: all write equally much, and nobody wins by what comes after an answer.
@@ -132,19 +132,22 @@ class Race:
         self.workers = {item.family: item for item in field}
 
     def run(self, who: Who, options: argparse.Namespace, *, keep: bool = True) -> None:
-        """Everyone's job, and the same with one new token each, whose time comes off.
+        """Everyone's job, without the time until the first tokens.
 
-        Where a hiccup of the machine leaves nothing, both are asked again.
+        Who does not measure that, and with the processor's clock, does the same with one new token
+        each, whose time comes off. Where a hiccup leaves nothing, all is asked again.
         """
         clock = CLOCKS[options.clock]
         most = options.tokens if keep else WARM_UP_TOKENS
         for _ in range(ATTEMPTS):
             whole = self._ask(who, most, options.timeout)
-            first = self._ask(who, 1, options.timeout)
+            first = whole["first_seconds"]
+            if first is None or options.clock == "cpu":
+                first = self._ask(who, 1, options.timeout)[clock]
             if not keep:
                 return
-            if whole[clock] > first[clock]:
-                self.found.note(who, whole[clock] - first[clock], whole["calls"])
+            if whole[clock] > first:
+                self.found.note(who, whole[clock] - first, whole["calls"])
                 return
         raise WorkerError(f"its first tokens took longer than all of them, {ATTEMPTS} times")
 

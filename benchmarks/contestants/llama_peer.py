@@ -53,7 +53,8 @@ class Llama(Contestant):
             raise RuntimeError(f"completions ended for {reasons}; allowed is length alone")
         counts = [answer["usage"]["completion_tokens"] for answer in answers]
         each = [count for count in counts for _ in range(job.samples)]
-        return Made(each[: len(choices)], text=choices[0]["text"])
+        first = sum(answer["timings"]["prompt_ms"] for answer in answers) / 1e3
+        return Made(each[: len(choices)], text=choices[0]["text"], first_seconds=first)
 
     def _complete(self, job: Job, request: Request) -> dict[str, Any]:
         sampling = {"samplers": ["temperature"], "temperature": job.temperature}

@@ -59,7 +59,8 @@ class Ours(Contestant):
         ]
         samples = [sample for item in found for sample in item.samples]
         calls = sum(item.report.model_calls - 1 for item in found)
-        return Made([len(sample.tokens) for sample in samples], samples[0].text, calls=calls)
+        first = sum(item.report.first_token_seconds or 0.0 for item in found)
+        return Made([len(sample.tokens) for sample in samples], samples[0].text, [], calls, first)
 
     def _together(self, job: Job) -> Made:
         """Many prompts in one runner, at most `places` of them at once."""

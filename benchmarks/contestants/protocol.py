@@ -76,13 +76,16 @@ class Loaded:
 class Made:
     """What a job made: tokens of each continuation, and the text or ids of the first one.
 
-    `calls` are forwards of the model after the prompts, where the contestant counts them.
+    `calls` are forwards of the model after the prompts, where the contestant counts them;
+    `first_seconds` is the time until the first token, of all requests one after another, where it
+    measures that.
     """
 
     counts: list[int]
     text: str = ""
     ids: list[int] = field(default_factory=list)
     calls: int = 0
+    first_seconds: float | None = None
 
 
 class Contestant(ABC):
