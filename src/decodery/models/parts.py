@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from decodery.core.errors import ModelFileError, ParameterError
 from decodery.models.bounds import file_size, one_line, shown
@@ -162,6 +161,8 @@ def _content(metadata: Any) -> dict[str, Any]:
 
 
 def _tensor(path: Path, key: str, reader: Any) -> npt.NDArray[np.float32]:
+    import torch  # here: what only lists trainings must not wait for it
+
     part = reader.get_slice(key)
     kind, shape = part.get_dtype(), part.get_shape()
     if kind not in _FLOATS or len(shape) > MAX_DIMENSIONS:
