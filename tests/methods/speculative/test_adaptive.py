@@ -23,7 +23,7 @@ from decodery.core.stopping import Stopping
 from decodery.core.tree import Node, Tree
 from decodery.methods.autoregressive import greedy, sample
 from decodery.methods.speculative import speculate
-from decodery.methods.speculative.adaptive import Adaptive, AdaptiveSession
+from decodery.methods.speculative.adaptive import GAIN, Adaptive, AdaptiveSession
 from decodery.methods.speculative.drafters import Stream
 from decodery.methods.speculative.lookup_proposer import Continuations, LookupProposer
 from decodery.methods.speculative.proposers import Chances, Guess, Proposer, Watcher
@@ -164,7 +164,7 @@ def test_the_choice_is_the_best_of_all_trees():
         best = max(worth, key=worth.__getitem__)
         (found,) = drafted(script, costs)
         chosen = tuple(path for path in paths if path in found)
-        if worth[best] > 1.01:  # a draft must be worth more than one percent of a plain step
+        if worth[best] > GAIN:
             assert worth[chosen] == pytest.approx(worth[best])
         else:
             assert chosen == ()

@@ -30,7 +30,7 @@ from decodery.methods.speculative.drafters import Drafter, Drafts, Session, Stre
 from decodery.methods.speculative.panel import Panel, Place
 from decodery.methods.speculative.proposers import Proposer
 
-GAIN = 1.02  # a draft must be expected to be worth this many plain steps a step
+GAIN = 1.05  # plain steps a step that a draft must be expected to be worth: making it takes time
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class AdaptiveSession(Session):
         counts: dict[int, int] = {}
         price = self._price(len(tips))
         expected = float(len(tips))
-        best = expected / price.of(0) * GAIN
+        best = plain = expected / price.of(0)
         while front:
             place = heapq.heappop(front)[2]
             sequence = place.stream.sequence
@@ -111,7 +111,7 @@ class AdaptiveSession(Session):
             counts[sequence] = counts.get(sequence, 0) + 1
             chosen.append(place)
             serial = self._expand(place, front, serial)
-        return chosen
+        return chosen if best > GAIN * plain else []
 
     def _expand(self, place: Place, front: list[tuple[float, int, Place]], serial: int) -> int:
         """Ask what may come after a place, and put it into the front."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SURE = 0.5  # chance of a guess beside which costly proposers are not asked
 LONGEST_REST = 64  # steps
 SMOOTH = 0.1  # weight of the latest step in what a costly proposer earns and takes
+MARGIN = 2.0  # times what it takes that a costly proposer must seem to earn: chosen guesses flatter
 SHARED = 0.3  # how much of the doubt in the better of two equal guesses the other takes away
 
 
@@ -59,9 +60,9 @@ class _Worth:
         rate = max(SMOOTH, 1.0 / self.steps)
         self.earned += rate * (earned - self.earned)
         self.taken += rate * (taken - self.taken)
-        if self.steps >= 4 and self.earned < self.taken:
+        if self.steps >= 4 and self.earned < MARGIN * self.taken:
             self.rest, self.longer = self.longer, min(2 * self.longer, LONGEST_REST)
-        elif self.earned > self.taken:
+        elif self.earned > MARGIN * self.taken:
             self.longer = 4
 
 
