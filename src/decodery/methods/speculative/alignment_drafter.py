@@ -98,11 +98,9 @@ class RetrievalSession(Session):
         return draft
 
     def _limits(self, stream: Stream, budget: int) -> Limits:
-        stopping = self.task.stopping
-        ends = stopping.stop_ids if stopping.ignore_eos else stopping.stop_ids | stopping.eos_ids
         share = self.drafter.share if self.aligned else 1.0
         depth = min(self.drafter.depth, stream.room - 1)
-        return Limits(min(budget, self.drafter.nodes), depth, share, ends)
+        return Limits(min(budget, self.drafter.nodes), depth, share, self.task.stopping.end_tokens)
 
     def _put(self, draft: Candidates, root: Branch) -> None:
         level = [(draft.tip, root)]

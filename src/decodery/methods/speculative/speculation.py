@@ -51,7 +51,7 @@ class Watch(ABC):
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """What it noted, as JSON; a mean is None where `weight` is 0."""
+        """What it noted, as JSON; where `weight` is 0 the means say nothing."""
 
     @classmethod
     def totals(cls, completions: Sequence[Completion]) -> dict[str, Any]:
