@@ -16,7 +16,9 @@ import torch
 from decodery.api.language_model import LanguageModel
 from decodery.core.errors import DecoderyError, ModelFileError, ParameterError
 from decodery.methods.speculative.distilled_head import Head
-from decodery.training.drafter import TRAINING, Params, distil, fit, prompts, record, shortlist
+from decodery.training.drafter import (
+    TRAINING, Params, distil, fit, prompts, record, self_written, shortlist,
+)  # fmt: skip
 from decodery.training.drafter.record import TOP, Record
 from decodery.training.frame import train
 from decodery.training.run import Run
@@ -274,6 +276,12 @@ def test_templates_are_filled_and_equal_seeds_give_equal_prompts() -> None:
     assert any("{braces}" in item[-1]["content"] for item in second)
 
 
+def test_every_other_prompt_may_be_the_models_own() -> None:
+    """One of each pair of places, as many even ones (greedy) as odd ones (drawn)."""
+    own = ["a", None, "c", "d"]
+    assert record._spread(own, 9) == ["a", None, None, None, "c", None, None, "d", None]
+
+
 # -- a whole run -------------------------------------------------------------------------------
 
 SMALL: dict[str, Any] = {
@@ -337,6 +345,41 @@ def test_an_interrupted_run_ends_as_if_it_was_not(
     train(TRAINING, {}, tmp_path / "run", resume=True)
     for name in ("drafter.safetensors", "report.json"):
         assert (tmp_path / "run" / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_prompts_that_a_model_writes_begin_where_a_user_does(loaded: LanguageModel) -> None:
+    before = self_written.opening(loaded)
+    asked = loaded.read([{"role": "user", "content": "Name a bird."}]).tokens
+    said = loaded.read("Name a bird.", raw=True).tokens
+    assert asked[: len(before) + len(said)] == (*before, *said)
+
+
+def test_a_template_without_a_place_for_a_user_is_refused(
+    loaded: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(loaded.language), "chat_text", lambda *_: "no place")
+    with pytest.raises(ParameterError, match="does not show where a user begins; give prompts"):
+        self_written.opening(loaded)
+
+
+def test_only_prompts_that_end_are_used(
+    loaded: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same draws cut short: prompts that were longer are none, the others as before."""
+
+    def written(folder: str, longest: int) -> list[str | None]:
+        monkeypatch.setattr(self_written, "LONGEST", longest)
+        with Run(tmp_path / folder, "drafter") as run:
+            run.begin()
+            return self_written.self_written(loaded, 0, run, 12)
+
+    long, short = written("long", 24), written("short", 14)
+    lengths = [0 if text is None else len(loaded.tokenizer.encode(text)) for text in long]
+    assert any(13 < length <= 23 for length in lengths)
+    assert any(0 < length <= 13 for length in lengths)
+    assert short == [
+        text if length <= 13 else None for text, length in zip(long, lengths, strict=True)
+    ]
 
 
 def test_what_is_recorded_is_what_the_model_says(loaded: LanguageModel) -> None:

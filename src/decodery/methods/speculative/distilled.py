@@ -32,7 +32,7 @@ from decodery.methods.speculative.proposers import Guess, Proposer, Watcher
 from decodery.methods.speculative.shapes import Branching, Shape
 
 CHAIN = Branching((1, 1, 1), "fixed")
-TRUST = 0.65  # of q, how often guesses came true on questions unlike those it learnt from
+TRUST = 0.75  # of q, how often guesses came true on questions unlike those it learnt from
 _STEPS = 8  # guesses whose q falls into the same eighth are of one kind
 
 _heads: WeakKeyDictionary[Source, dict[str | None, Head]] = WeakKeyDictionary()

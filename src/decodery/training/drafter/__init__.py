@@ -1,11 +1,11 @@
 """Training a drafter: a small recurrent head that guesses what the model says next.
 
-The model answers prompts; at every token its hidden state and its most probable next tokens are
-recorded (`record.py`). The head is given the hidden state before the last token, and that token,
-and is fitted to the model's law after it and after the tokens that follow (`fit.py`), so that it
-can draft several tokens without the model. It guesses among a few likely successors of the last
-token only, which makes a guess cost much less than a step of the model
-(`methods/speculative/distilled.py`).
+The model answers prompts, half of them its own (`self_written.py`); at every token its hidden state
+and its most probable next tokens are recorded (`record.py`). The head is given the hidden state
+before the last token, and that token, and is fitted to the model's law after it and after the
+tokens that follow (`fit.py`), so that it can draft several tokens without the model. It guesses
+among a few likely successors of the last token only, which makes a guess cost much less than a step
+of the model (`methods/speculative/distilled.py`).
 
 Ankner et al.: Hydra (2024), arXiv:2402.05109, and Li et al.: EAGLE (2024), arXiv:2401.15077, for
 heads that read the model's hidden state and the drafted tokens; the shortlist is our own.
@@ -20,7 +20,9 @@ from decodery.training.run import Run
 
 class Params(TrainingParams):
     prompts: tuple[str, ...] = parameter(
-        (), help="Files of prompts, UTF-8, one prompt a line; default: templates of many kinds."
+        (),
+        help="Files of prompts, UTF-8, one prompt a line; default: half from templates of many"
+        " kinds, half written by the model itself.",
     )
     answers: int = parameter(
         3000,

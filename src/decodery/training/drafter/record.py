@@ -29,6 +29,7 @@ from decodery.core.stopping import Stopping
 from decodery.methods.sampling.temperature import Temperature
 from decodery.models.bounds import file_bytes
 from decodery.training.drafter.prompts import Message, first_round, second_round
+from decodery.training.drafter.self_written import self_written
 from decodery.training.run import Run
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Record:
 
 
 def given(params: Params) -> list[list[Message]]:
-    """The prompts of the files, or those of the first round."""
+    """The prompts of the files, or those of the first round, all from templates."""
     if not params.prompts:
         return first_round(params.answers - params.answers // _AGAIN, params.seed)
     found: list[list[Message]] = []
@@ -125,7 +126,17 @@ def digest(conversations: Sequence[Sequence[Message]]) -> str:
 def recorded(
     lm: LanguageModel, params: Params, run: Run, first: Sequence[Sequence[Message]]
 ) -> Record:
-    """The answers to all prompts; where none were given, of two rounds."""
+    """The answers to all prompts; where none were given, of two rounds.
+
+    Where no prompts were given every other one of the first round is the model's own, if it has a
+    chat and ended that one.
+    """
+    if not params.prompts and lm.language.has_chat:
+        own = self_written(lm, params.seed, run, len(first) // 2)
+        first = [
+            [{"role": "user", "content": text}] if text else asked
+            for asked, text in zip(first, _spread(own, len(first)), strict=True)
+        ]
     chunks = _answered(lm, params, run, "first", first)
     again = 0 if params.prompts else params.answers // _AGAIN
     if again:
@@ -133,6 +144,14 @@ def recorded(
         second = second_round(first[:again], answers, params.seed)
         chunks += _answered(lm, params, run, "second", second)
     return Record.joined(chunks)
+
+
+def _spread(own: Sequence[str | None], count: int) -> list[str | None]:
+    """One in each second place of `count`, by turns an even and an odd one: greedy and drawn."""
+    found: list[str | None] = [None] * count
+    for number, text in enumerate(own):
+        found[2 * number + number % 2] = text
+    return found
 
 
 def _greedy(count: int) -> Tensor:
