@@ -17,7 +17,14 @@ from decodery.api.language_model import LanguageModel
 from decodery.core.errors import DecoderyError, ModelFileError, ParameterError
 from decodery.methods.speculative.distilled_head import Head
 from decodery.training.drafter import (
-    TRAINING, Params, distil, fit, prompts, record, self_written, shortlist,
+    TRAINING,
+    Params,
+    distil,
+    fit,
+    prompts,
+    record,
+    self_written,
+    shortlist,
 )  # fmt: skip
 from decodery.training.drafter.record import TOP, Record
 from decodery.training.frame import train

@@ -202,7 +202,8 @@ class CausalModel(Model):
                 ends.append(done - 1)
         if not ends:
             return
-        last = hidden[torch.tensor(ends, device=device)]
+        whole = len(ends) == len(tokens)  # no prompt among them
+        last = hidden if whole else hidden[torch.tensor(ends, device=device)]
         scores = self.transformer.logits(last).float().cpu().numpy()
         finished = [piece.growth for piece in pieces if piece.is_last]
         wanted = any(growths[index].hidden for index in finished)
