@@ -369,6 +369,31 @@ def test_a_template_without_a_place_for_a_user_is_refused(
         self_written.opening(loaded)
 
 
+def test_half_of_what_is_asked_first_is_the_models_own(
+    loaded: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    class Asked(Exception):
+        pass
+
+    def answered(*arguments: Any) -> Any:
+        asked.extend(conversation[-1]["content"] for conversation in arguments[-1])
+        raise Asked
+
+    monkeypatch.setattr(record, "self_written", lambda *_: ["own 1", "own 2"])
+    monkeypatch.setattr(record, "_answered", answered)
+    given: Any = [[{"role": "user", "content": f"given {number}"}] for number in range(5)]
+    for params, expected in (
+        (Params(), ["own 1", "given 1", "given 2", "own 2", "given 4"]),
+        (Params(prompts=("file",)), [f"given {number}" for number in range(5)]),
+    ):
+        asked.clear()
+        with pytest.raises(Asked):
+            record.recorded(loaded, params, None, given)  # type: ignore[arg-type]
+        assert asked == expected
+
+
 def test_only_prompts_that_end_are_used(
     loaded: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
