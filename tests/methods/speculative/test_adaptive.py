@@ -217,6 +217,35 @@ def test_guesses_that_were_not_verified_are_judged_too():
     assert told["nodes"] == told["accepted"]
 
 
+def test_of_kinds_that_are_new_here_what_is_known_elsewhere_counts():
+    known = Chances()
+    guess = Guess(1, "a", 0.1)
+    for _ in range(30):
+        Chances(known).learn(guess, came=True)
+    here = Chances(known)
+    assert here.of(guess) == known.of(guess) > 0.8
+    assert here.of(Guess(1, "b", 0.1)) == pytest.approx(0.1)
+    for _ in range(30):
+        here.learn(guess, came=False)
+    assert here.of(guess) < 0.2 < known.of(guess)  # what came here counts more
+
+
+def test_a_request_learns_from_those_before_it():
+    """A stream of 3s again: whoever comes later drafts from the start. Greedy decoding, of which
+    more comes true, keeps what it learns apart."""
+    model = TableModel(lambda _: np.eye(SIZE)[3], SIZE, 0)
+    model.costs = Priced({2: 1.3, 3: 1.6, 4: 2.2})
+    decoder = Speculation(Adaptive((Scripted({(): [(3, 0.1)]}),)), NodeWise(Match()))
+    task = Task(Policy(model), (0,), Stopping(30))
+
+    def accepted(decoder: Speculation) -> int:
+        return run_alone(decoder, task)[0].details["speculation"]["accepted"]
+
+    first, second = accepted(decoder), accepted(decoder)
+    assert 0 < first < second == 15  # every step has room for one: two tokens each
+    assert accepted(decoder.certain()) == first
+
+
 # -- lookups ---------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ chi-square tests have 400 texts each at alpha 1e-6.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -206,16 +206,16 @@ class _Watch:
         self.steps = 0
 
     def see(self, requests: Sequence[Request]) -> None:
-        for request in requests:
-            if isinstance(request, Grow):
-                self._check_growth(request.nodes)
         emits = [request for request in requests if isinstance(request, Emit)]
         if emits:
             self.steps += 1
             for emit in emits:
                 assert 1 <= len(emit.tokens) <= self.decoder.depth + 1
                 self.texts[emit.sequence] += emit.tokens
-            self._check_trees()
+            self._check_trees(requests)
+        for request in requests:
+            if isinstance(request, Grow):
+                self._check_growth(request.nodes)
 
     def _check_growth(self, nodes: Sequence[Node]) -> None:
         own = Counter(node.sequence for node in nodes if node.tree is self.trees[0])
@@ -231,7 +231,10 @@ class _Watch:
             if not (tokens[-1] == END or len(tokens) == self.task.stopping.max_tokens)
         }
 
-    def _check_trees(self) -> None:
+    def _check_trees(self, requests: Sequence[Request]) -> None:
+        """The trees, but for candidates that the same requests ask for."""
+        grown = {node for item in requests if isinstance(item, Grow) for node in item.nodes}
+        candidates = {node for node in grown if node.parent in grown}
         live = self._live()
         wanted = sorted(
             (sequence, tokens[:length])
@@ -239,9 +242,9 @@ class _Watch:
             for length in range(1, len(tokens) + 1)
         )
         policy, *drafts = self.trees
-        assert sorted(paths(policy)) == wanted  # the path, and no draft
+        assert sorted(paths(policy, candidates)) == wanted  # the path, and no draft
         assert policy.alive == 1 + sum(len(tokens) - 1 for tokens in live.values())
-        assert not any(node.has_row for node in below(policy.root) if node.children)
+        assert not any(node.has_row for node in below(policy.root))  # used, and let go
         for tree in drafts:
             assert set(paths(tree)) <= set(wanted)
             assert tree.alive <= 1 + len(wanted)
@@ -261,9 +264,10 @@ def below(root: Node) -> Iterator[Node]:
         stack += node.children
 
 
-def paths(tree: Tree) -> Iterator[tuple[int, tuple[int, ...]]]:
+def paths(tree: Tree, without: Set[Node] = frozenset()) -> Iterator[tuple[int, tuple[int, ...]]]:
     for node in below(tree.root):
-        yield node.sequence, tuple(node.generated)
+        if node not in without:
+            yield node.sequence, tuple(node.generated)
 
 
 BOUNDS: dict[str, tuple[int, int]] = {

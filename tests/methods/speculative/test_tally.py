@@ -16,7 +16,7 @@ import pytest
 from decodery.core.decoder import Completion, Task
 from decodery.core.errors import BudgetExhausted
 from decodery.core.handle import Budget
-from decodery.core.requests import Grow, Open
+from decodery.core.requests import Emit, Grow, Open
 from decodery.core.rng import Stream
 from decodery.core.runner import Runner
 from decodery.core.source import Policy
@@ -284,8 +284,11 @@ def test_drafting_is_the_same_coroutine() -> None:
         return [Candidates(roots[0], 4)]
 
     tallies = Tallies(target)
-    drafting = tallies.drafting(steps())
-    assert isinstance(next(drafting), Open)
+    emits = [Emit((1,))]
+    drafting = tallies.drafting(steps(), emits)
+    assert next(drafting) == (Emit((1,)),)  # what is final does not wait for a draft model
+    assert isinstance(drafting.send([None]), Open)
+    assert emits == []
     assert drafting.send("first") == Grow(nodes[:2])
     drafting.send("second")
     with pytest.raises(StopIteration) as ended:
@@ -297,8 +300,10 @@ def test_drafting_is_the_same_coroutine() -> None:
     for sequence in (4, 7):  # streams that are drafted for together share what it took
         assert tallies[sequence].draft_calls == 4
         assert tallies[sequence].draft_work == 3 * 0.25 + 1.0
+    emits = [Emit((1,))]
     with pytest.raises(StopIteration):
-        next(tallies.drafting(iter(())))  # type: ignore[arg-type]
+        next(tallies.drafting(iter(()), emits))  # type: ignore[arg-type]
+    assert emits == [Emit((1,))]  # nothing was asked: they go out with the next forward
     tallies.note(Candidates(roots[0], 4), [roots[0].child(2)])
     assert tallies[4].draft_calls == 4
 

@@ -8,7 +8,8 @@ next node, and nodes are added while
 rises: both sides are measured while the text is decoded, the chances of guesses from what came
 (`proposers.py`), the costs from the model's own forwards (`core/costs.py`). Where nothing pays,
 nothing is drafted, and a step is a step of plain decoding. Guesses are judged in hindsight, also
-those that were never verified, so a text that becomes predictable is noticed.
+those that were never verified, so a text that becomes predictable is noticed; a request begins with
+what earlier ones of the same source taught.
 
 A proposer whose guesses take time is asked only while it earns that time back; else it rests,
 longer each time, and is chosen again.
@@ -17,9 +18,10 @@ longer each time, and is chosen again.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 from decodery.core.costs import StepCosts
 from decodery.core.decoder import Task
@@ -28,9 +30,12 @@ from decodery.core.tree import Node
 from decodery.methods.speculative.candidates import Candidates, Drawn
 from decodery.methods.speculative.drafters import Drafter, Drafts, Session, Stream
 from decodery.methods.speculative.panel import Panel, Place
-from decodery.methods.speculative.proposers import Proposer
+from decodery.methods.speculative.proposers import Chances, Proposer
 
 GAIN = 1.05  # plain steps a step that a draft must be expected to be worth: making it takes time
+LONG_MEMORY = 600  # guesses of a kind after which those of earlier requests count half
+
+_known: WeakKeyDictionary[Source, dict[Hashable, Chances]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Adaptive(Drafter):
     width: ClassVar[int] = 1_000_000  # Match takes any
     proposers: tuple[Proposer, ...] = ()
     nodes: int = 8
+    greedy: bool = False  # for texts that nobody draws, of which more comes true
 
     def session(self, task: Task) -> AdaptiveSession:
         return AdaptiveSession(self, task)
@@ -49,20 +55,32 @@ class Adaptive(Drafter):
     def hidden(self) -> bool:  # type: ignore[override]
         return any(proposer.hidden for proposer in self.proposers)
 
+    def certain(self) -> Adaptive:
+        return replace(self, greedy=True)
+
     def equipped(self, load: Callable[[str], Source]) -> Adaptive:
         return replace(self, proposers=tuple(item.equipped(load) for item in self.proposers))
+
+    def known(self, source: Source) -> Chances:
+        """What earlier requests of a source have taught about guesses like these."""
+        found = _known.setdefault(source, {})
+        key = (self.greedy, *map(type, self.proposers))
+        return found.setdefault(key, Chances(memory=LONG_MEMORY))
 
 
 class AdaptiveSession(Session):
     def __init__(self, drafter: Adaptive, task: Task) -> None:
         self.drafter = drafter
-        self.panel = Panel([item.watcher(task) for item in drafter.proposers], drafter.proposers)
+        chances = Chances(drafter.known(task.policy.source))
+        watchers = [item.watcher(task) for item in drafter.proposers]
+        self.panel = Panel(watchers, drafter.proposers, chances)
         models = list(leaves(task.policy.source))
         self.costs: StepCosts | None = models[0].costs
         self._each = models.count(models[0])  # rows of the model for one of the policy
         self.ends = task.stopping.end_tokens
         self._asked: dict[int, Place] = {}  # by sequence: what was guessed at its tip and below
         self._rows = 0  # of this request in the last forward
+        self._serial = 0  # of places, so that of equally likely ones the first comes first
 
     # -- drafting --------------------------------------------------------------------------------
 
@@ -73,30 +91,24 @@ class AdaptiveSession(Session):
     def _drafts(self, streams: Sequence[Stream], budget: int) -> list[Candidates]:
         tips = [Place(stream, 1.0) for stream in streams]
         self._asked = {tip.stream.sequence: tip for tip in tips}
-        chosen = self._chosen(tips, min(budget, self.drafter.nodes))
+        price = self._price(len(streams))
+        chosen = self._chosen(tips, min(budget, self.drafter.nodes), price)
         self._rows = self._each * (len(streams) + len(chosen))
+        self.panel.settle(chosen, price)
         drafts = [Candidates(stream.tip, stream.sequence) for stream in streams]
-        made: dict[int, Node] = {id(tip): tip.stream.tip for tip in tips}
-        found = {draft.sequence: draft for draft in drafts}
-        below: dict[int, list[Place]] = {}
-        for place in chosen:  # parents come before children
-            below.setdefault(id(place.above), []).append(place)
-        for key, places in below.items():
-            draft = found[places[0].stream.sequence]
-            nodes = draft.add(made[key], [place.token for place in places])
-            made.update((id(place), node) for place, node in zip(places, nodes, strict=True))
-        self.panel.settle(chosen, self._price(len(streams)))
+        if chosen:
+            _put(chosen, drafts)
         return drafts
 
-    def _chosen(self, tips: Sequence[Place], most: int) -> list[Place]:
+    def _chosen(self, tips: Sequence[Place], most: int, price: Price) -> list[Place]:
         """The places that pay, the likeliest first."""
         front: list[tuple[float, int, Place]] = []
-        serial = 0
         for place in tips:
-            serial = self._expand(place, front, serial)
+            self._expand(place, front)
         chosen: list[Place] = []
+        if not front:
+            return chosen
         counts: dict[int, int] = {}
-        price = self._price(len(tips))
         expected = float(len(tips))
         best = plain = expected / price.of(0)
         while front:
@@ -110,21 +122,20 @@ class AdaptiveSession(Session):
             best, expected = value, expected + place.chance
             counts[sequence] = counts.get(sequence, 0) + 1
             chosen.append(place)
-            serial = self._expand(place, front, serial)
+            self._expand(place, front)
         return chosen if best > GAIN * plain else []
 
-    def _expand(self, place: Place, front: list[tuple[float, int, Place]], serial: int) -> int:
+    def _expand(self, place: Place, front: list[tuple[float, int, Place]]) -> None:
         """Ask what may come after a place, and put it into the front."""
         if place.depth + 1 >= place.stream.room or place.token in self.ends:
-            return serial
+            return
         self.panel.ask(place)
         for guess, chance in place.guesses:
             chance = place.chance * chance
             below = Place(place.stream, chance, place, guess.token, place.depth + 1)
             place.children[guess.token] = below
-            heapq.heappush(front, (-below.chance, serial, below))
-            serial += 1
-        return serial
+            self._serial += 1
+            heapq.heappush(front, (-chance, self._serial, below))
 
     def _price(self, streams: int) -> Price:
         others = 0 if self.costs is None else max(0, self.costs.rows - self._rows)
@@ -137,6 +148,19 @@ class AdaptiveSession(Session):
 
     def ended(self, stream: Stream) -> None:
         self.panel.ended(stream)
+
+
+def _put(chosen: Sequence[Place], drafts: Sequence[Candidates]) -> None:
+    """Make candidates of places, parents before children."""
+    found = {draft.sequence: draft for draft in drafts}
+    below: dict[int, list[Place]] = {}
+    for place in chosen:
+        below.setdefault(id(place.above), []).append(place)
+    made: dict[int, Node] = {}
+    for key, places in below.items():
+        draft = found[places[0].stream.sequence]
+        nodes = draft.add(made.get(key, draft.tip), [place.token for place in places])
+        made.update((id(place), node) for place, node in zip(places, nodes, strict=True))
 
 
 @dataclass(frozen=True)

@@ -69,9 +69,11 @@ class _Worth:
 class Panel:
     """The proposers of one request."""
 
-    def __init__(self, watchers: Sequence[Watcher], proposers: Sequence[Proposer]) -> None:
+    def __init__(
+        self, watchers: Sequence[Watcher], proposers: Sequence[Proposer], chances: Chances
+    ) -> None:
         self.watchers = list(watchers)
-        self.chances = Chances()
+        self.chances = chances
         self._worth = [_Worth() if item.costly else None for item in proposers]
         self._order = sorted(range(len(self.watchers)), key=lambda number: proposers[number].costly)
         self._seconds = [0.0] * len(self.watchers)  # that each took in this step
@@ -79,6 +81,7 @@ class Panel:
     def ask(self, place: Place) -> None:
         """Fill in a place's guesses."""
         found: dict[int, list[tuple[int, Guess]]] = {}
+        asked: set[int] = set()
         sure = 0.0
         for number in self._order:
             worth = self._worth[number]
@@ -86,8 +89,9 @@ class Panel:
                 continue
             for guess in self._timed(number, self._guesses, place, number):
                 found.setdefault(guess.token, []).append((number, guess))
+                asked.add(number)
                 sure = max(sure, self.chances.of(guess))
-        rivals = len({number for entries in found.values() for number, _ in entries}) > 1
+        rivals = len(asked) > 1
         for token, entries in found.items():
             guess = _joined(entries) if len(entries) > 1 else _alone(entries[0][1], rivals)
             place.guesses.append((guess, self.chances.of(guess)))

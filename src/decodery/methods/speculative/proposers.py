@@ -18,7 +18,7 @@ from decodery.core.tree import Node
 from decodery.methods.speculative.drafters import Stream
 
 PRIOR_WEIGHT = 6.0  # guesses that what is assumed of a kind counts for
-MEMORY = 60.0  # guesses after which older ones count half
+MEMORY = 60  # guesses after which older ones count half
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,9 @@ class Proposer(ABC):
 class Chances:
     """How often guesses of each kind came true, of late.
 
+    Of a kind that was seen little, what is `known` of it elsewhere is assumed, such as in earlier
+    requests, and of one that nobody has seen what the guess says itself. Who is told passes it on.
+
     >>> chances = Chances()
     >>> guess = Guess(7, "kind", 0.5)
     >>> chances.of(guess)
@@ -83,16 +86,21 @@ class Chances:
     True
     """
 
-    def __init__(self) -> None:
+    def __init__(self, known: Chances | None = None, memory: int = MEMORY) -> None:
+        self._known = known
+        self._memory = memory
         self._seen: dict[Hashable, tuple[float, float]] = {}  # kind -> (came true, guesses)
 
     def of(self, guess: Guess) -> float:
         came, count = self._seen.get(guess.kind, (0.0, 0.0))
-        return (came + PRIOR_WEIGHT * guess.chance) / (count + PRIOR_WEIGHT)
+        prior = guess.chance if self._known is None else self._known.of(guess)
+        return (came + PRIOR_WEIGHT * prior) / (count + PRIOR_WEIGHT)
 
     def learn(self, guess: Guess, *, came: bool) -> None:
         """One more guess, and whether it came true."""
         before, count = self._seen.get(guess.kind, (0.0, 0.0))
-        if count >= MEMORY:
+        if count >= self._memory:
             before, count = 0.5 * before, 0.5 * count
         self._seen[guess.kind] = (before + came, count + 1.0)
+        if self._known is not None:
+            self._known.learn(guess, came=came)

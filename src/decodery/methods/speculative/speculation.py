@@ -24,7 +24,7 @@ from typing import Any, ClassVar, cast
 from decodery.core.branches import branch_footprint
 from decodery.core.decoder import Completion, Decoder, Decoding, Task, completion
 from decodery.core.errors import BudgetExhausted, ParameterError
-from decodery.core.requests import Emit, Grow, Open, Request
+from decodery.core.requests import Emit, Grow, Open
 from decodery.core.source import Model, Source, total
 from decodery.core.stopping import FinishReason
 from decodery.core.tree import Node
@@ -152,20 +152,23 @@ class _Run:
         yield from self.session.open()
         most = self.task.stopping.max_tokens
         self.streams = [Stream(sequence, root, most) for sequence in range(self.decoder.n)]
+        emits: list[Emit] = []  # of the last step, which go out with the next forward
         while self.streams:
             drafting = self.session.draft(self.streams, self.decoder.drafter.nodes)
-            drafts = yield from self.tallies.drafting(drafting)
-            nodes = [node for item in drafts for node in (*_tip(item), *item.nodes())]
+            drafts = yield from self.tallies.drafting(drafting, emits)
+            nodes = [node for item in drafts for node in _ungrown(item)]
             if nodes:
-                yield Grow(nodes, hidden=self.decoder.drafter.hidden, keep_rows=True)
+                yield (*emits, Grow(nodes, hidden=self.decoder.drafter.hidden, keep_rows=True))
+                emits = []
             walks = [self.decoder.walk.path(item, self._place(item)) for item in drafts]
-            emits: list[Request] = []
             for stream, draft, path in zip(self.streams, drafts, walks, strict=True):
-                emits.append(Emit(tuple(node.token for node in path), stream.sequence))
+                emits.append(Emit([node.token for node in path], stream.sequence))
                 self._move(stream, draft, path)
             for path in walks:
                 release_above(path[-1])
-            self.streams = [item for item in self.streams if item.sequence not in self.ended]
+            if self.ended:
+                self.streams = [item for item in self.streams if item.sequence not in self.ended]
+        if emits:
             yield tuple(emits)
         return []
 
@@ -174,7 +177,8 @@ class _Run:
         if self.decoder.watch is not None:
             watch = self.watches.setdefault(stream.sequence, self.decoder.watch())
             watch.note(draft, path, self._place(draft))
-        draft.prune(path)
+        if draft.children:
+            draft.prune(path)
         stream.tip = path[-1]
         stream.room -= len(path)
         self.session.moved(stream, path)
@@ -201,8 +205,10 @@ class _Run:
                 self._end(stream, reason)
 
 
-def _tip(draft: Candidates) -> list[Node]:
-    return [] if draft.tip.grown else [draft.tip]
+def _ungrown(draft: Candidates) -> list[Node]:
+    """The tip unless its row is known, and every candidate below it."""
+    candidates = draft.nodes() if draft.children else []
+    return candidates if draft.tip.grown else [draft.tip, *candidates]
 
 
 def release_above(tip: Node) -> None:

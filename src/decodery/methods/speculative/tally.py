@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from decodery.core.decoder import Completion, Requests
 from decodery.core.errors import BudgetExhausted
-from decodery.core.requests import Grow, Open
+from decodery.core.requests import Emit, Grow, Open
 from decodery.core.source import Source
 from decodery.core.tree import Node
 from decodery.methods.speculative.candidates import Candidates
@@ -52,7 +52,7 @@ class Tally:
 
     def note(self, draft: Candidates, path: Sequence[Node]) -> None:
         """One step: its candidates, and the nodes that it added below the tip."""
-        levels = [set(level) for level in draft.levels()]
+        levels = [set(level) for level in draft.levels()] if draft.children else []
         accepted = 0
         for node, level in zip(path, levels, strict=False):
             if node not in level:
@@ -76,8 +76,9 @@ class Tally:
         self.nodes += sum(widths)
         self.forwards += forward
         self.gained += emitted if forward else 0
-        self.offered = _sum(self.offered, [1] * offered)
-        self.taken = _sum(self.taken, [1] * accepted + [0] * (offered - accepted))
+        if offered:
+            self.offered = _sum(self.offered, [1] * offered)
+            self.taken = _sum(self.taken, [1] * accepted + [0] * (offered - accepted))
 
     def note_draft(self, calls: int, work: float | None) -> None:
         """What a step asked of draft models."""
@@ -153,11 +154,17 @@ class Tallies:
     def __getitem__(self, sequence: int) -> Tally:
         return self._streams.setdefault(sequence, Tally())
 
-    def drafting(self, steps: Drafts) -> Drafts:
-        """The same coroutine; what it asks of models is counted for the steps noted next."""
+    def drafting(self, steps: Drafts, emits: list[Emit]) -> Drafts:
+        """The same coroutine; what it asks of models is counted for the steps noted next.
+
+        If it asks anything, `emits` are sent first and cleared: no token waits for a draft model.
+        """
         self._calls, self._work = 0, 0.0
         try:
             asked = next(steps)
+            if emits:
+                yield tuple(emits)
+                emits.clear()
             while True:
                 self._count(asked)
                 try:
