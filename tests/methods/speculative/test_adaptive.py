@@ -246,6 +246,17 @@ def test_a_request_learns_from_those_before_it():
     assert accepted(decoder.certain()) == first
 
 
+def test_where_nothing_is_measured_a_request_is_repeatable():
+    """How much is drafted depends on the request alone, unlike where forwards are timed."""
+    model = TableModel(lambda _: np.eye(SIZE)[3], SIZE, 0)
+    never = Scripted({(): [(2, 0.06)]})  # given up before long: 1.06 tokens a step were hoped for
+    decoder = Speculation(Adaptive((never,)), NodeWise(Match()))
+    task = Task(Policy(model), (0,), Stopping(30))
+    first, second = (run_alone(decoder, task)[0].details for _ in range(2))
+    assert first["speculation"]["nodes"] > 0
+    assert first == second
+
+
 # -- lookups ---------------------------------------------------------------------------------------
 
 

@@ -8,8 +8,8 @@ next node, and nodes are added while
 rises: both sides are measured while the text is decoded, the chances of guesses from what came
 (`proposers.py`), the costs from the model's own forwards (`core/costs.py`). Where nothing pays,
 nothing is drafted, and a step is a step of plain decoding. Guesses are judged in hindsight, also
-those that were never verified, so a text that becomes predictable is noticed; a request begins with
-what earlier ones of the same source taught.
+those that were never verified, so a text that becomes predictable is noticed. Where costs are
+measured, a request begins with what earlier ones of the same source taught.
 
 A proposer whose guesses take time is asked only while it earns that time back; else it rests,
 longer each time, and is chosen again.
@@ -71,12 +71,13 @@ class Adaptive(Drafter):
 class AdaptiveSession(Session):
     def __init__(self, drafter: Adaptive, task: Task) -> None:
         self.drafter = drafter
-        chances = Chances(drafter.known(task.policy.source))
-        watchers = [item.watcher(task) for item in drafter.proposers]
-        self.panel = Panel(watchers, drafter.proposers, chances)
         models = list(leaves(task.policy.source))
         self.costs: StepCosts | None = models[0].costs
         self._each = models.count(models[0])  # rows of the model for one of the policy
+        # Drafts that heed the clock may heed earlier requests as well. All others are repeatable.
+        known = None if self.costs is None else drafter.known(task.policy.source)
+        watchers = [item.watcher(task) for item in drafter.proposers]
+        self.panel = Panel(watchers, drafter.proposers, Chances(known))
         self.ends = task.stopping.end_tokens
         self._asked: dict[int, Place] = {}  # by sequence: what was guessed at its tip and below
         self._rows = 0  # of this request in the last forward
