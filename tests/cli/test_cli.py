@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,15 @@ def test_python_m_decodery_end_to_end() -> None:
     assert done.stdout == "The sea is salty because\n"
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Processes started here heed Ctrl-C, also where these tests run in a shell's background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_keeps_the_text_and_exits_130() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "decodery", "run", "Tell me a long story.", "-m", "greedy",

@@ -312,7 +312,7 @@ extern "C" {
 
 // What was compiled in, for messages: the widest of the instructions used.
 const char* decodery_instructions() {
-#if (defined(__AVX512VNNI__) && defined(__AVX512VL__)) || defined(__AVXVNNI__)
+#ifdef DECODERY_VNNI
     return "AVX2 with VNNI";
 #elif defined(DECODERY_AVX2)
     return "AVX2";

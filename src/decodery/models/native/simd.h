@@ -13,6 +13,9 @@
 #if defined(__AVX2__) && !defined(DECODERY_GENERIC)
 #include <immintrin.h>
 #define DECODERY_AVX2 1
+#if (defined(__AVX512VNNI__) && defined(__AVX512VL__)) || defined(__AVXVNNI__)
+#define DECODERY_VNNI 1
+#endif
 #endif
 
 namespace decodery {

@@ -76,7 +76,7 @@ inline Lanes settled(Lanes sums) {
     asm("" : "+x"(sums));
     return sums;
 }
-#if (defined(__AVX512VNNI__) && defined(__AVX512VL__)) || defined(__AVXVNNI__)
+#ifdef DECODERY_VNNI
 #ifdef __AVXVNNI__
 #define DECODERY_DOT _mm256_dpbusd_avx_epi32
 #else
